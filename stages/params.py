@@ -1,0 +1,461 @@
+"""The types of params.yaml: every value a run may vary, checked before anything runs.
+
+A section per stage, in stage order. Sections are frozen and refuse unknown keys, so a misspelt
+key is an error and not a default. Stages read their section once, in `main`; inner code takes
+plain arguments.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from stages.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?) (epochs|steps|images)")
+_PER_CLASS = re.compile(r"[1-9]\d*_per_class")
+
+
+def _check_duration(text: str) -> str:
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError("write a number and a unit, like '60 epochs', '500 steps', '2e6 images'")
+    if float(match[1]) <= 0:
+        raise ValueError("must be longer than nothing")
+    return text
+
+
+Duration = Annotated[
+    str,
+    AfterValidator(_check_duration),
+    Field(description="a number and a unit: epochs, steps or images"),
+]
+
+
+def duration_in_steps(duration: str, n_images: int, batch_size: int) -> int:
+    """Steps of `batch_size` images that a duration like '60 epochs' means, at least 1.
+
+    An epoch has floor(n_images / batch_size) steps, but at least one (few labels: the batch
+    then is the whole set).
+    """
+    number, unit = duration.split()
+    steps_per_epoch = max(n_images // batch_size, 1)
+    steps = {
+        "epochs": float(number) * steps_per_epoch,
+        "steps": float(number),
+        "images": float(number) / batch_size,
+    }[unit]
+    return max(round(steps), 1)
+
+
+def _check_label_fraction(value: Any) -> Any:
+    """'0.01' is a share of the training labels, '10_per_class' a number for each class."""
+    text = str(value)
+    if _PER_CLASS.fullmatch(text):
+        return text
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 < share <= 1:
+        raise ValueError("write a share of the labels above 0 and up to 1, or N_per_class")
+    return text
+
+
+LabelFraction = Annotated[
+    str,
+    BeforeValidator(_check_label_fraction, json_schema_input_type=str | float),
+    Field(description="share of the training labels (0.01), or a number per class (10_per_class)"),
+]
+
+
+def _no_doubles(values: list[Any]) -> list[Any]:
+    doubles = sorted({str(value) for value in values if values.count(value) > 1})
+    if doubles:
+        raise ValueError(f"named twice: {', '.join(doubles)}")
+    return values
+
+
+class Section(BaseModel):
+    """A part of params.yaml: frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataParams(Section):
+    """Images in: where from, how split, how sharded."""
+
+    source: Annotated[
+        Literal["fashion_mnist", "folder", "labels_csv"],
+        Field(description="fashion_mnist; folder: a folder per class; labels_csv: a flat folder"),
+    ]
+    root: Annotated[
+        str | None, Field(description="folder of the images; null: downloaded (fashion_mnist)")
+    ] = None
+    labels_csv: Annotated[
+        str | None, Field(description="key,label per line; may name only some of the images")
+    ] = None
+    image_size: Annotated[int, Field(ge=8, le=1024, description="pixels, height and width")]
+    channels: Annotated[Literal[1, 3], Field(description="1: grey, 3: RGB")]
+    validation_images: Annotated[
+        int, Field(ge=1, description="training images set apart to choose with")
+    ]
+    test_fraction: Annotated[
+        Fraction, Field(description="share set apart to report on, where the source has no test")
+    ] = 0.15
+    train_limit: Annotated[Count | None, Field(description="use only so many; null: all")] = None
+    test_limit: Annotated[Count | None, Field(description="use only so many; null: all")] = None
+    images_per_shard: Count = 5000
+    max_pixels: Annotated[Count, Field(description="a larger picture is quarantined")] = 100_000_000
+    quarantine_tolerance: Annotated[
+        Fraction, Field(description="share of images that may fail to decode")
+    ] = 0.01
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _source_has_its_files(self) -> Self:
+        if self.source != "fashion_mnist" and self.root is None:
+            raise ValueError(f"source {self.source} needs root: the folder of the images")
+        if self.source == "labels_csv" and self.labels_csv is None:
+            raise ValueError("source labels_csv needs labels_csv: a file of key,label lines")
+        return self
+
+
+class EncoderParams(Section):
+    """The encoder f: a ResNet (SimCLRv2, section 3; depth 10 is ours, one block per group)."""
+
+    depth: Literal[10, 18, 34, 50, 101, 152, 200]
+    width_multiplier: Annotated[float, Field(gt=0, le=8)]
+    sk_ratio: Annotated[
+        float, Field(ge=0, le=1, description="0: plain; the paper's selective kernels: 0.0625")
+    ] = 0.0
+    stem: Annotated[
+        Literal["imagenet", "small", "small_stride2"],
+        Field(description="imagenet: 7x7/2 + pool; small: 3x3/1 (CIFAR); small_stride2: 3x3/2"),
+    ]
+
+    @model_validator(mode="after")
+    def _selective_kernels_need_bottlenecks(self) -> Self:
+        if self.sk_ratio > 0 and self.depth < 50:
+            raise ValueError(f"sk_ratio needs depth 50 or more (depth is {self.depth})")
+        return self
+
+
+class HeadParams(Section):
+    """The projection head g (SimCLRv2, section 3: three layers)."""
+
+    depth: Annotated[int, Field(ge=1, le=4, description="layers of g")]
+    hidden_width: Annotated[Positive, Field(description="width of hidden layers, times that of h")]
+    out_dim: Annotated[int, Field(ge=2, description="width of the projection z")]
+
+
+class ViewParams(Section):
+    """Random views of an image; strengths are already multiplied by the paper's s."""
+
+    convention: Annotated[
+        Literal["official", "torchvision"], Field(description="whose arithmetic of crops and colour")
+    ]
+    crop_area: Annotated[
+        tuple[float, float], Field(description="smallest and largest share of the image")
+    ]
+    flip_probability: Fraction = 0.5
+    jitter_probability: Fraction = 0.8
+    brightness: Annotated[float, Field(ge=0)] = 0.8
+    contrast: Annotated[float, Field(ge=0)] = 0.8
+    saturation: Annotated[float, Field(ge=0)] = 0.8
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.2
+    grayscale_probability: Fraction = 0.2
+    blur_probability: Fraction = 0.5
+    blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> Self:
+        low, high = self.crop_area
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_area ({low}, {high}) must rise within 0 and 1")
+        if self.blur_sigma[0] > self.blur_sigma[1]:
+            raise ValueError(f"blur_sigma {self.blur_sigma} must rise")
+        return self
+
+
+class OptimizerParams(Section):
+    """One optimizer and its schedule: linear warm-up, then cosine to 0."""
+
+    name: Literal["lars", "sgd", "adamw"]
+    base_lr: Annotated[Positive, Field(description="before scaling by the batch size")]
+    lr_scaling: Annotated[
+        Literal["none", "linear", "sqrt"],
+        Field(description="linear: x batch/256; sqrt: x sqrt(batch); none: as written"),
+    ] = "none"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1, description="lars and sgd")] = 0.9
+
+
+class MemoryParams(Section):
+    """Momentum memory: keys of an EMA copy of the network as further negatives (section 2)."""
+
+    kind: Annotated[
+        Literal["none", "simclr", "moco"],
+        Field(description="simclr: current and past keys join the symmetric loss; moco: MoCo's"),
+    ] = "none"
+    size: Annotated[int, Field(ge=1, description="keys kept")] = 65536
+    decay: Annotated[float, Field(gt=0, lt=1, description="EMA decay per step")] = 0.999
+
+
+class PretrainParams(Section):
+    """Contrastive pretraining (SimCLRv2, section 2)."""
+
+    encoder: EncoderParams
+    head: HeadParams
+    views: ViewParams
+    duration: Duration
+    warmup: Annotated[Duration | None, Field(description="null: none")] = None
+    batch_size: Annotated[int, Field(ge=2, description="images per step, all processes")]
+    temperature: Annotated[float, Field(gt=0, le=1)]
+    memory: MemoryParams = MemoryParams()
+    optimizer: OptimizerParams
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+
+class ProbeParams(Section):
+    """Frozen features: a linear classifier and nearest neighbours on h."""
+
+    l2_grid: Annotated[
+        list[Positive], Field(min_length=1, description="tried; the best on validation is kept")
+    ]
+    max_iterations: Count = 200
+    knn_k: Annotated[Count, Field(description="neighbours; at most the number of labels is used")]
+    knn_temperature: Positive = 0.07
+
+
+class TrainOnLabels(Section):
+    """How a classifier is trained on labelled images; shared by supervised and finetune."""
+
+    duration: Duration
+    warmup: Duration | None = None
+    batch_size: Count
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    flip_probability: Fraction = 0.5
+    optimizer: OptimizerParams
+
+
+class SupervisedParams(Section):
+    """The honest baseline: the same net from scratch, on the same labels, tuned on validation."""
+
+    lr_grid: Annotated[list[Positive], Field(min_length=1)]
+    duration_grid: Annotated[list[Duration], Field(min_length=1)]
+    crop_area_grid: Annotated[
+        list[tuple[float, float]], Field(min_length=1, description="weak and strong crops")
+    ]
+    warmup: Duration | None = None
+    batch_size: Count
+    flip_probability: Fraction = 0.5
+    optimizer: OptimizerParams
+
+
+class FinetuneOverride(Section):
+    """What another label fraction does otherwise."""
+
+    duration: Duration | None = None
+    base_lr: Positive | None = None
+
+
+class FinetuneParams(TrainOnLabels):
+    """A classifier on layer k of g, the whole network trained (section 2)."""
+
+    label_fractions: Annotated[
+        list[LabelFraction], AfterValidator(_no_doubles), Field(min_length=1)
+    ]
+    layers: Annotated[
+        list[Annotated[int, Field(ge=0, le=4)]],
+        AfterValidator(_no_doubles),
+        Field(min_length=1, description="layers of g the classifier attaches to; 0 is h"),
+    ]
+    seeds: Annotated[int, Field(ge=1, le=100, description="label subsets, each with its own init")]
+    zero_init: Annotated[bool, Field(description="start the linear classifier at zero")] = True
+    overrides: Annotated[
+        dict[LabelFraction, FinetuneOverride], Field(description="by label fraction")
+    ] = {}
+
+
+class StudentParams(Section):
+    """One student: what it is and how long it learns."""
+
+    encoder: Annotated[
+        EncoderParams | None, Field(description="null: the teacher's architecture")
+    ] = None
+    start: Annotated[
+        Literal["scratch", "pretrained", "teacher"],
+        Field(description="the student's first weights; another encoder starts from scratch"),
+    ] = "scratch"
+    temperature: Annotated[Positive, Field(description="of the soft labels")]
+    duration: Duration
+    seeds: Annotated[int | None, Field(ge=1, description="null: as many as finetune.seeds")] = None
+
+    @model_validator(mode="after")
+    def _another_encoder_starts_from_scratch(self) -> Self:
+        if self.encoder is not None and self.start != "scratch":
+            raise ValueError(f"start: {self.start} needs the teacher's encoder (encoder: null)")
+        return self
+
+
+class DistillParams(Section):
+    """The teacher's soft labels on all training images (section 2, eq. 2 and 3)."""
+
+    teacher_layer: Annotated[int, Field(ge=0, le=4, description="which of finetune.layers")]
+    label_share: Annotated[
+        Fraction, Field(description="weight of true labels (1 - alpha of eq. 3); 0: none")
+    ] = 0.0
+    batch_size: Count
+    warmup: Duration | None = None
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    flip_probability: Fraction = 0.5
+    optimizer: OptimizerParams
+    same: Annotated[StudentParams, Field(description="self-distillation, the teacher's size")]
+    small: Annotated[StudentParams, Field(description="a smaller student of the self-distilled")]
+
+
+class TransferParams(Section):
+    """Frozen features on other data sets, by a linear probe and kNN."""
+
+    datasets: list[Literal["digits", "elpv"]]
+    l2_grid: Annotated[list[Positive], Field(min_length=1)]
+    max_iterations: Count = 500
+    seed: int = 0
+
+
+class ReportParams(Section):
+    """The report's pictures."""
+
+    title: str = "SimCLRv2: what were the unlabelled images worth?"
+    map_images: Annotated[int, Field(ge=10, description="points on the map of embeddings")] = 2000
+    neighbour_queries: Count = 8
+    view_images: Count = 8
+    seed: int = 0
+
+
+class RuntimeParams(Section):
+    """Where it runs; nothing here may change a result beyond float rounding."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    processes: Annotated[Count, Field(description="training processes on this host")] = 1
+    threads: Annotated[int, Field(ge=0, description="CPU threads; 0: all cores")] = 0
+    save_every_seconds: Positive = 60.0
+    log_every_steps: Count = 50
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    profile: Annotated[str, Field(description="the profile these values started from")]
+    data: DataParams
+    pretrain: PretrainParams
+    probe: ProbeParams
+    supervised: SupervisedParams
+    finetune: FinetuneParams
+    distill: DistillParams
+    transfer: TransferParams
+    report: ReportParams
+    runtime: RuntimeParams
+
+    @model_validator(mode="after")
+    def _layers_exist(self) -> Self:
+        deepest = self.pretrain.head.depth
+        if max(self.finetune.layers) > deepest:
+            raise ValueError(
+                f"finetune.layers names layer {max(self.finetune.layers)}, "
+                f"but pretrain.head.depth is {deepest}"
+            )
+        if self.distill.teacher_layer not in self.finetune.layers:
+            raise ValueError(
+                f"distill.teacher_layer ({self.distill.teacher_layer}) must be one of "
+                f"finetune.layers {self.finetune.layers}"
+            )
+        for name, student in (("same", self.distill.same), ("small", self.distill.small)):
+            if student.seeds is not None and student.seeds > self.finetune.seeds:
+                raise ValueError(
+                    f"distill.{name}.seeds ({student.seeds}) is above finetune.seeds "
+                    f"({self.finetune.seeds}): each student needs its teacher"
+                )
+        small, same = self.distill.small.seeds, self.distill.same.seeds or self.finetune.seeds
+        if (small or self.finetune.seeds) > same:
+            raise ValueError(
+                f"distill.small needs a self-distilled teacher per seed: {small} seeds asked for, "
+                f"distill.same has {same}"
+            )
+        unused = sorted(set(self.finetune.overrides) - set(self.finetune.label_fractions))
+        if unused and self.profile != "imagenet":
+            raise ValueError(f"finetune.overrides names {unused[0]}, not in label_fractions")
+        return self
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or holds values that can't be used; every
+            problem is listed with its key, what was written and what is allowed.
+    """
+    try:
+        written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing here ({path.absolute().parent}).\n"
+            "  Run from the project's root, or write one: python -m pipeline profile quick"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    return check_params(written, str(path))
+
+
+def check_params(written: Any, name: str = "params.yaml") -> Params:
+    """Params from parsed YAML, or a UserError that lists every problem in it."""
+    try:
+        return Params.model_validate(written)
+    except ValidationError as error:
+        lines = "\n".join(f"  {_line(problem)}" for problem in error.errors())
+        raise UserError(f"{name} can't be used:\n{lines}") from None
+
+
+def _line(problem: ErrorDetails) -> str:
+    """One problem in params.yaml: where, what, and what was written."""
+    where = ".".join(str(key) for key in problem["loc"]) or "(whole file)"
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: no such key{_meant(problem['loc'])}"
+    if problem["type"] == "missing":
+        return f"{where}: is missing"
+    shown = problem["input"]
+    wrote = "" if isinstance(shown, dict | BaseModel) else f" (you wrote {shown!r})"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}{wrote}"
+
+
+def _meant(location: Sequence[int | str]) -> str:
+    """The keys that the section does know, so that a misspelling is seen at once."""
+    section: Any = Params
+    for key in location[:-1]:
+        fields = getattr(section, "model_fields", {})
+        if key not in fields:
+            return ""
+        section = fields[key].annotation
+    known = ", ".join(getattr(section, "model_fields", {}))
+    return f"; known here: {known}" if known else ""

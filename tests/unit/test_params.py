@@ -1,0 +1,111 @@
+"""params.yaml is checked before anything runs, and a mistake is named."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stages.errors import UserError
+from stages.params import check_params, duration_in_steps, load_params
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def written() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "pipeline/profiles/quick.yaml").read_text(encoding="utf-8"))
+
+
+def message_for(written: dict[str, Any], key: str, value: Any) -> str:
+    """What the user is told when `key` (dotted) is set to `value`."""
+    changed = copy.deepcopy(written)
+    *sections, last = key.split(".")
+    place = changed
+    for section in sections:
+        place = place[section]
+    place[last] = value
+    with pytest.raises(UserError) as error:
+        check_params(changed)
+    return str(error.value)
+
+
+def test_a_misspelt_key_is_named_with_the_keys_that_exist(written: dict[str, Any]):
+    message = message_for(written, "pretrain.temprature", 0.2)
+    assert message.startswith("params.yaml can't be used:")
+    assert "pretrain.temprature: no such key; known here: encoder, head" in message
+    assert "temperature" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "part"),
+    [
+        ("pretrain.temperature", 0, "should be greater than 0 (you wrote 0)"),
+        ("pretrain.encoder.depth", 51, "pretrain.encoder.depth: Input should be 10, 18, 34, 50"),
+        ("pretrain.encoder.sk_ratio", 0.0625, "sk_ratio needs depth 50 or more (depth is 10)"),
+        ("pretrain.duration", "20 epoch", "'60 epochs', '500 steps'"),
+        ("pretrain.duration", "0 epochs", "longer than nothing"),
+        ("pretrain.views.crop_area", [0.9, 0.2], "must rise within 0 and 1"),
+        ("finetune.label_fractions", [0.01, 0.01], "named twice: 0.01"),
+        ("finetune.label_fractions", [1.5], "a share of the labels above 0 and up to 1"),
+        ("finetune.label_fractions", ["0_per_class"], "(you wrote '0_per_class')"),
+        ("finetune.layers", [0, 4], "pretrain.head.depth is 3"),
+        ("distill.teacher_layer", 3, "must be one of finetune.layers [0, 1, 2]"),
+        ("distill.small.seeds", 9, "above finetune.seeds (3)"),
+        ("finetune.overrides", {"0.5": {"base_lr": 0.1}}, "names 0.5, not in label_fractions"),
+        ("data.source", "folder", "source folder needs root"),
+        ("data.channels", 2, "data.channels: Input should be 1 or 3 (you wrote 2)"),
+        ("runtime.threads", "many", "runtime.threads: Input should be a valid integer"),
+    ],
+)
+def test_an_impossible_value_is_named_with_what_is_allowed(
+    written: dict[str, Any], key: str, value: Any, part: str
+):
+    assert part in message_for(written, key, value)
+
+
+def test_every_mistake_is_listed_at_once(written: dict[str, Any]):
+    written["pretrain"]["temperature"] = -1
+    message = message_for(written, "finetune.seeds", 0)
+    assert "pretrain.temperature" in message
+    assert "finetune.seeds" in message
+
+
+def test_params_are_frozen(written: dict[str, Any]):
+    params = check_params(written)
+    with pytest.raises(ValueError, match="frozen"):
+        params.pretrain.temperature = 0.5  # ty: ignore[invalid-assignment]
+
+
+def test_a_missing_file_says_what_to_do(tmp_path: Path):
+    with pytest.raises(UserError, match="python -m pipeline profile quick"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_broken_yaml_is_the_users_mistake(tmp_path: Path):
+    broken = tmp_path / "params.yaml"
+    broken.write_text("data: [1,\n", encoding="utf-8")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_params(broken)
+
+
+@pytest.mark.parametrize(
+    ("duration", "n_images", "batch_size", "steps"),
+    [
+        ("10 epochs", 1000, 100, 100),
+        ("10 epochs", 1050, 100, 100),  # a last partial batch is left out
+        ("3 epochs", 50, 100, 3),  # fewer images than a batch: a step an epoch
+        ("0.5 epochs", 1000, 100, 5),
+        ("7 steps", 1000, 100, 7),
+        ("2500 images", 1000, 100, 25),
+        ("0.001 epochs", 1000, 100, 1),
+    ],
+)
+def test_durations_become_steps_once(duration: str, n_images: int, batch_size: int, steps: int):
+    assert duration_in_steps(duration, n_images, batch_size) == steps
+
+
+def test_label_fractions_keep_their_spelling(written: dict[str, Any]):
+    written["finetune"]["label_fractions"] = [0.01, "10_per_class", 1.0]
+    assert check_params(written).finetune.label_fractions == ["0.01", "10_per_class", "1.0"]
