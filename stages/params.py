@@ -172,7 +172,8 @@ class ViewParams(Section):
     """Random views of an image; strengths are already multiplied by the paper's s."""
 
     convention: Annotated[
-        Literal["official", "torchvision"], Field(description="whose arithmetic of crops and colour")
+        Literal["official", "torchvision"],
+        Field(description="whose arithmetic of crops and colour"),
     ]
     crop_area: Annotated[
         tuple[float, float], Field(description="smallest and largest share of the image")

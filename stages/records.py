@@ -28,6 +28,7 @@ def write_record(
         name: the stage, with its matrix item where it has one: "finetune/0.01-1".
         numbers: numbers only, nested by at most one mapping.
         details: anything JSON can hold: params, fingerprints, per-class tables.
+        folder: None: metrics/ here.
     """
     folder = METRICS_FOLDER if folder is None else folder
     write_json(folder / f"{name}.json", numbers)

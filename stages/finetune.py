@@ -1,0 +1,111 @@
+"""A classifier on a layer of g, the whole network trained on a label fraction (section 2)."""
+
+import argparse
+import time
+from pathlib import Path
+
+from stages.errors import run_stage
+from stages.models.simclr import SimCLR, build_classifier
+from stages.params import FinetuneOverride, Params, load_params
+from stages.training.classifier import Examiner, Schooling, labelled_keys, open_split
+from stages.training.fingerprint import fingerprint
+from stages.training.outcomes import Trained, conclude
+from stages.training.products import read_card, read_product, seeded
+from stages.training.runtime import Runtime
+from stages.training.steps import classify_step
+
+PRETRAINED = Path("artifacts/pretrain")
+
+
+def main() -> None:
+    begun = time.perf_counter()
+    arguments = parse_arguments()
+    params = load_params()
+    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
+    examiner = Examiner.open(params, runtime)
+    item = f"finetune/{arguments.fraction}-layer{arguments.layer}"
+    trained = [
+        finetune(item, params, arguments.fraction, arguments.layer, seed, runtime)
+        for seed in range(params.finetune.seeds)
+    ]
+    conclude(item, trained, examiner, begun=begun, params=params.finetune.model_dump())
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stages.finetune", description=__doc__)
+    parser.add_argument("--fraction", required=True, help="one of finetune.label_fractions")
+    parser.add_argument("--layer", required=True, type=int, help="layer of g; 0 is h")
+    return parser.parse_args()
+
+
+def finetune(
+    item: str, params: Params, fraction: str, layer: int, seed: int, runtime: Runtime
+) -> Trained:
+    """Train one classifier from the pretrained f and the first `layer` layers of g."""
+    labelled = open_split("train", params, keys=labelled_keys(fraction, seed))
+    pretrained, card = read_product(PRETRAINED)
+    assert isinstance(pretrained, SimCLR)
+    seeded(seed)
+    n_classes = len(labelled.class_names)
+    classifier = runtime.place(
+        build_classifier(
+            pretrained,
+            from_layer=layer,
+            n_classes=n_classes,
+            zero_init=params.finetune.zero_init,
+        )
+    )
+    schooling = schooling_for(params, fraction, seed)
+    state = schooling.train(
+        f"{item} seed {seed}",
+        classifier,
+        labelled,
+        classify_step(runtime),
+        params,
+        runtime,
+        Path("runs") / item / f"seed-{seed}",
+        fingerprint(
+            schooling=str(schooling),
+            data=labelled.fingerprint,
+            keys=labelled.keys,
+            layer=layer,
+            zero_init=params.finetune.zero_init,
+            pretrained=read_card(PRETRAINED)["weights_sha256"],
+            image_size=params.data.image_size,
+        ),
+    )
+    return Trained(
+        classifier,
+        {**card["architecture"], "from_layer": layer, "classes": n_classes},
+        state.curve,
+        {
+            "method": f"finetune_layer_{layer}",
+            "label_fraction": fraction,
+            "labels": labelled.n_images,
+            "seed": seed,
+            "seconds": round(state.seconds, 2),
+            "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
+        },
+    )
+
+
+def schooling_for(params: Params, fraction: str, seed: int) -> Schooling:
+    """The recipe for a label fraction, its overrides applied."""
+    recipe = params.finetune
+    override = recipe.overrides.get(fraction, FinetuneOverride())
+    optimizer = recipe.optimizer
+    if override.base_lr is not None:
+        optimizer = optimizer.model_copy(update={"base_lr": override.base_lr})
+    return Schooling(
+        duration=override.duration or recipe.duration,
+        warmup=recipe.warmup,
+        batch_size=recipe.batch_size,
+        crop_area=recipe.crop_area,
+        flip_probability=recipe.flip_probability,
+        optimizer=optimizer,
+        seed=seed,
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

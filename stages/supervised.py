@@ -1,0 +1,140 @@
+"""The honest baseline: the same network from scratch, on the same labels and nothing else.
+
+Tuned as carefully as ours: every setting of the grid is trained on the first label subset and
+the best on validation is kept for all seeds. The test split plays no part in that.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from stages.errors import run_stage
+from stages.params import Params, load_params
+from stages.training.classifier import Examiner, Schooling, labelled_keys, open_split
+from stages.training.fingerprint import fingerprint
+from stages.training.outcomes import Trained, conclude
+from stages.training.products import build_from, seeded
+from stages.training.recipes import architecture_of
+from stages.training.runtime import Runtime
+from stages.training.steps import classify_step
+
+
+def main() -> None:
+    begun = time.perf_counter()
+    fraction = parse_arguments().fraction
+    params = load_params()
+    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
+    examiner = Examiner.open(params, runtime)
+    item = f"supervised/{fraction}"
+    tried: list[dict[str, Any]] = []
+    finished: list[Trained] = []
+    for number, setting in enumerate(grid(params)):
+        trained = train(item, params, fraction, 0, setting, number, runtime)
+        tried.append(
+            {**settings_of(setting), "validation_accuracy": examiner.choose(trained.model)}
+        )
+        finished.append(trained)
+    best = max(range(len(tried)), key=lambda number: tried[number]["validation_accuracy"])
+    rest = [
+        train(item, params, fraction, seed, grid(params)[best], best, runtime)
+        for seed in range(1, params.finetune.seeds)
+    ]
+    conclude(
+        item,
+        [finished[best], *rest],
+        examiner,
+        begun=begun,
+        params=params.supervised.model_dump(),
+        grid=tried,
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stages.supervised", description=__doc__)
+    parser.add_argument("--fraction", required=True, help="one of finetune.label_fractions")
+    return parser.parse_args()
+
+
+def grid(params: Params) -> list[Schooling]:
+    """Every setting to try."""
+    recipe = params.supervised
+    return [
+        Schooling(
+            duration=duration,
+            warmup=recipe.warmup,
+            batch_size=recipe.batch_size,
+            crop_area=crop_area,
+            flip_probability=recipe.flip_probability,
+            optimizer=recipe.optimizer.model_copy(update={"base_lr": lr}),
+            seed=0,
+        )
+        for lr, duration, crop_area in product(
+            recipe.lr_grid, recipe.duration_grid, recipe.crop_area_grid
+        )
+    ]
+
+
+def settings_of(setting: Schooling) -> dict[str, Any]:
+    return {
+        "base_lr": setting.optimizer.base_lr,
+        "duration": setting.duration,
+        "crop_area": list(setting.crop_area),
+    }
+
+
+def train(
+    item: str,
+    params: Params,
+    fraction: str,
+    seed: int,
+    setting: Schooling,
+    number: int,
+    runtime: Runtime,
+) -> Trained:
+    """Train one network from scratch; `number` is the setting's place in the grid."""
+    labelled = open_split("train", params, keys=labelled_keys(fraction, seed))
+    setting = replace(setting, seed=seed)
+    architecture = {
+        **architecture_of(params),
+        "from_layer": 0,
+        "classes": len(labelled.class_names),
+    }
+    seeded(seed)
+    classifier = runtime.place(build_from(architecture))
+    state = setting.train(
+        f"{item} setting {number} seed {seed}",
+        classifier,
+        labelled,
+        classify_step(runtime),
+        params,
+        runtime,
+        Path("runs") / item / f"setting-{number}-seed-{seed}",
+        fingerprint(
+            schooling=str(setting),
+            data=labelled.fingerprint,
+            keys=labelled.keys,
+            architecture=architecture,
+            image_size=params.data.image_size,
+        ),
+    )
+    return Trained(
+        classifier,
+        architecture,
+        state.curve,
+        {
+            "method": "supervised",
+            "label_fraction": fraction,
+            "labels": labelled.n_images,
+            "seed": seed,
+            "seconds": round(state.seconds, 2),
+            "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
+            "chosen": settings_of(setting),
+        },
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

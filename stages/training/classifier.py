@@ -1,0 +1,166 @@
+"""Training a classifier on labelled images, or a student on a teacher's soft labels."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stages.data.store import ImageStore
+from stages.data.views import ViewRecipe
+from stages.evaluation.classify import accuracy, scores
+from stages.evaluation.features import outputs
+from stages.optim.build import build_optimizer
+from stages.optim.schedules import scaled_lr
+from stages.params import OptimizerParams, Params, duration_in_steps
+from stages.training.batches import ViewLoader
+from stages.training.runtime import Runtime
+from stages.training.session import Session
+from stages.training.state import TrainState
+from stages.training.steps import Step
+from stages.training.watch import loss_watch
+
+SHARDS = Path("data/shards")
+
+
+@dataclass(frozen=True)
+class Schooling:
+    """How a classifier learns: length, batch, crops and optimizer.
+
+    Attributes:
+        duration: like "300 steps"; epochs are of the images it learns from.
+        warmup: likewise, or None.
+        batch_size: images per step; all images, where there are fewer.
+        crop_area: smallest and largest share of an image in a crop.
+        flip_probability: of the mirror image.
+        optimizer: name, learning rate and the rest.
+        seed: decides order and crops.
+    """
+
+    duration: str
+    warmup: str | None
+    batch_size: int
+    crop_area: tuple[float, float]
+    flip_probability: float
+    optimizer: OptimizerParams
+    seed: int
+
+    def train(
+        self,
+        name: str,
+        model: nn.Module,
+        store: ImageStore,
+        train_step: Step,
+        params: Params,
+        runtime: Runtime,
+        folder: Path,
+        fingerprint: str,
+    ) -> TrainState:
+        """Train `model` on the images of `store`; continues a working state in `folder`."""
+        batch_size = min(self.batch_size, store.n_images)
+        total_steps = duration_in_steps(self.duration, store.n_images, batch_size)
+        warmup_steps = (
+            duration_in_steps(self.warmup, store.n_images, batch_size) if self.warmup else 0
+        )
+        recipe = ViewRecipe.crop_and_flip(
+            params.data.image_size,
+            crop_area=self.crop_area,
+            flip_probability=self.flip_probability,
+        )
+        loader = ViewLoader(store, recipe, batch_size, n_views=1, seed=self.seed)
+        peak_lr = scaled_lr(self.optimizer.base_lr, batch_size, self.optimizer.lr_scaling)
+        state = TrainState(
+            model,
+            build_optimizer(
+                self.optimizer.name,
+                model,
+                lr=peak_lr,
+                weight_decay=self.optimizer.weight_decay,
+                momentum=self.optimizer.momentum,
+            ),
+        )
+        session = Session(
+            name=name,
+            folder=folder,
+            fingerprint=fingerprint,
+            total_steps=total_steps,
+            warmup_steps=min(warmup_steps, total_steps // 2),
+            peak_lr=peak_lr,
+            batch_size=batch_size,
+            steps_per_epoch=loader.steps_per_epoch,
+            save_every_seconds=params.runtime.save_every_seconds,
+            log_every_steps=params.runtime.log_every_steps,
+        )
+        model.train()
+        session.run(runtime, state, loader.batches, train_step, loss_watch, loader.waited)
+        return state
+
+
+def open_split(split: str, params: Params, *, keys: list[str] | None = None) -> ImageStore:
+    """A split of data/shards with its labels; `keys` names a part of it."""
+    return ImageStore.open(
+        SHARDS,
+        split,
+        with_labels=True,
+        keys=keys,
+        channels=params.data.channels,
+        max_pixels=params.data.max_pixels,
+    )
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Scores classifiers: validation chooses, test reports.
+
+    Attributes:
+        validation: labelled images set apart to choose with.
+        open_test: opens the test split; called once, when something is reported.
+        image_size: pixels.
+        runtime: device.
+    """
+
+    validation: ImageStore
+    open_test: Callable[[], ImageStore]
+    image_size: int
+    runtime: Runtime
+
+    @classmethod
+    def open(cls, params: Params, runtime: Runtime) -> "Examiner":
+        return cls(
+            open_split("validation", params),
+            lambda: open_split("test", params),
+            params.data.image_size,
+            runtime,
+        )
+
+    def choose(self, model: nn.Module) -> float:
+        """Validation accuracy, the only figure a choice may look at."""
+        logits_NK = outputs(model, self.validation, self.image_size, self.runtime.device)
+        return accuracy(logits_NK, torch.from_numpy(self.validation.classes))
+
+    def report(self, models: list[nn.Module]) -> list[dict[str, Any]]:
+        """Scores of each finished model on the test split, and its validation accuracy."""
+        test = self.open_test()
+        classes_N = torch.from_numpy(test.classes)
+        rows = []
+        for model in models:
+            begun = time.perf_counter()
+            on_test = scores(outputs(model, test, self.image_size, self.runtime.device), classes_N)
+            rows.append(
+                {
+                    "test_accuracy": on_test.pop("accuracy"),
+                    "validation_accuracy": self.choose(model),
+                    **on_test,
+                    "examination_seconds": round(time.perf_counter() - begun, 2),
+                }
+            )
+        return rows
+
+
+def labelled_keys(fraction: str, seed: int) -> list[str]:
+    """The keys of a stored label subset."""
+    path = Path("data/subsets") / fraction / f"seed-{seed}.txt"
+    return path.read_text(encoding="utf-8").split("\n")[:-1]

@@ -1,0 +1,47 @@
+"""Rows of all processes, with gradient: a loss that forgets other ranks learns something else.
+
+`torch.nn.parallel.DistributedDataParallel` averages gradients over processes. Each process
+takes the mean over its own anchors, so the average of the W means is the mean over all.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from stages.training.runtime import Runtime
+
+
+def gather_rows(rows: Tensor, runtime: Runtime) -> Tensor:
+    """Rows of every process, in rank order; gradients flow back to the process they came from."""
+    if runtime.world_size == 1:
+        return rows
+    return _GatherRows.apply(rows)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].contiguous()
+        dist.all_reduce(grad)
+        share = len(grad) // dist.get_world_size()
+        return grad[dist.get_rank() * share : (dist.get_rank() + 1) * share]
+
+
+def average_gradients(module: torch.nn.Module, runtime: Runtime) -> None:
+    """Replace each gradient by its mean over all processes, in one message."""
+    if runtime.world_size == 1:
+        return
+    grads = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    flat = torch.cat([grad.flatten() for grad in grads])
+    dist.all_reduce(flat)
+    flat /= runtime.world_size
+    for grad, mean in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+        grad.copy_(mean.view_as(grad))

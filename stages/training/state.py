@@ -1,0 +1,48 @@
+"""All that changes while a model trains."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+
+@dataclass
+class TrainState:
+    """Model, optimizer and step, and what a method keeps beside them (EMA copy, queue).
+
+    `curve` holds the rows logged so far, `seconds` and `waited_seconds` the time spent so far,
+    so that a continued run reports all of itself.
+
+    No random-number state: views are a pure function of (seed, epoch, key, view), and the order
+    of the data of (seed, epoch, position), so `step` alone says where a run stands.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    step: int = 0
+    beside: dict[str, nn.Module] = field(default_factory=dict)
+    curve: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    waited_seconds: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "curve": list(self.curve),
+            "seconds": self.seconds,
+            "waited_seconds": self.waited_seconds,
+            "beside": {name: module.state_dict() for name, module in self.beside.items()},
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step = saved["step"]
+        self.curve = list(saved["curve"])
+        self.seconds = saved["seconds"]
+        self.waited_seconds = saved["waited_seconds"]
+        for name, module in self.beside.items():
+            module.load_state_dict(saved["beside"][name])

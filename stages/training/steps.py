@@ -1,0 +1,147 @@
+"""One optimizer step of each method; `fit` runs them.
+
+Shapes: A anchors (views times images of the global batch), B images, P width of z, K classes.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.losses.distillation import distillation_loss, distillation_with_labels
+from stages.losses.nt_xent import moco_loss, nt_xent
+from stages.models.momentum import MomentumEncoder, NegativeQueue
+from stages.models.simclr import Classifier
+from stages.training.batches import Batch
+from stages.training.gather import average_gradients, gather_rows
+from stages.training.loop import Watched
+from stages.training.runtime import Runtime
+from stages.training.state import TrainState
+
+Step = Callable[[TrainState, Batch], Watched]
+
+
+def contrastive_step(runtime: Runtime, temperature: float, precision: str, memory: str) -> Step:
+    """NT-Xent over both views of the global batch (SimCLR, eq. 1; SimCLRv2, section 2).
+
+    Args:
+        runtime: device and processes.
+        temperature: of the softmax.
+        precision: of the network; the loss is float32 always.
+        memory: "none"; "simclr": keys of the EMA copy, current and past, join every anchor's
+            negatives; "moco": the current keys are positives, past keys the only negatives.
+    """
+
+    def step(state: TrainState, batch: Batch) -> Watched:
+        views_VBCHW = batch.views_VBCHW.to(runtime.device, non_blocking=True)
+        flat_ACHW = views_VBCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        momentum_encoder, keys_AP = state.beside.get("momentum_encoder"), None
+        if memory != "none":
+            assert isinstance(momentum_encoder, MomentumEncoder)
+            if memory == "moco":
+                momentum_encoder.update(state.model)
+            with torch.no_grad(), runtime.autocast(precision):
+                keys_AP = F.normalize(momentum_encoder(flat_ACHW).float(), dim=1)
+        with runtime.autocast(precision):
+            z_AP = state.model(flat_ACHW).float()  # all views in one pass: one batch norm
+        z0_BP, z1_BP = (gather_rows(z_BP, runtime) for z_BP in z_AP.chunk(2))
+        n_images = len(z0_BP)
+        if keys_AP is None:
+            loss = nt_xent(z0_BP, z1_BP, temperature, rows=runtime.rows(n_images))
+        else:
+            queue = state.beside["queue"]
+            assert isinstance(queue, NegativeQueue)
+            keys_AP = torch.cat([gather_rows(part, runtime) for part in keys_AP.chunk(2)])
+            if memory == "moco":
+                mine = runtime.rows(n_images)
+                loss = moco_loss(
+                    F.normalize(z0_BP[mine], dim=1),
+                    keys_AP[n_images:][mine],
+                    queue.negatives(),
+                    temperature,
+                )
+                queue.enqueue(keys_AP[n_images:])
+            else:
+                loss = nt_xent(
+                    z0_BP,
+                    z1_BP,
+                    temperature,
+                    current_keys_AP=keys_AP,
+                    queue_QP=queue.negatives(),
+                    rows=runtime.rows(n_images),
+                )
+                queue.enqueue(keys_AP)
+        _update(state, loss, runtime)
+        if memory == "simclr" and isinstance(momentum_encoder, MomentumEncoder):
+            momentum_encoder.update(state.model)
+        return {"loss": loss.detach(), "z0": z0_BP.detach(), "z1": z1_BP.detach()}
+
+    return step
+
+
+def classify_step(runtime: Runtime, precision: str = "float32") -> Step:
+    """Cross entropy on labelled images, the whole network trained."""
+
+    def step(state: TrainState, batch: Batch) -> Watched:
+        images_BCHW = _one_view(batch, runtime)
+        assert batch.classes_B is not None
+        with runtime.autocast(precision):
+            logits_BK = state.model(images_BCHW)
+        loss = F.cross_entropy(logits_BK.float(), batch.classes_B.to(runtime.device))
+        _update(state, loss, runtime)
+        return {"loss": loss.detach()}
+
+    return step
+
+
+def distill_step(
+    runtime: Runtime,
+    teacher: Classifier,
+    temperature: float,
+    label_share: float,
+    precision: str = "float32",
+) -> Step:
+    """The student learns the teacher's soft labels of the same view (SimCLRv2, eq. 2 and 3).
+
+    Args:
+        runtime: device and processes.
+        teacher: frozen, in inference mode.
+        temperature: of both softmaxes.
+        label_share: weight of the true labels, which only labelled images have (class >= 0).
+        precision: of student and teacher.
+    """
+    teacher.eval().requires_grad_(False)
+
+    def step(state: TrainState, batch: Batch) -> Watched:
+        images_BCHW = _one_view(batch, runtime)
+        with torch.no_grad(), runtime.autocast(precision):
+            teacher_logits_BK = teacher(images_BCHW).float()
+        with runtime.autocast(precision):
+            logits_BK = state.model(images_BCHW).float()
+        if label_share > 0 and batch.classes_B is not None:
+            loss = distillation_with_labels(
+                logits_BK,
+                teacher_logits_BK,
+                batch.classes_B.to(runtime.device),
+                temperature,
+                1 - label_share,
+            )
+        else:
+            loss = distillation_loss(logits_BK, teacher_logits_BK, temperature)
+        _update(state, loss, runtime)
+        return {"loss": loss.detach()}
+
+    return step
+
+
+def _one_view(batch: Batch, runtime: Runtime) -> Tensor:
+    view_BCHW = batch.views_VBCHW[0].to(runtime.device, non_blocking=True)
+    return view_BCHW.contiguous(memory_format=torch.channels_last)
+
+
+def _update(state: TrainState, loss: Tensor, runtime: Runtime) -> None:
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    average_gradients(state.model, runtime)
+    state.optimizer.step()
