@@ -1,0 +1,207 @@
+"""What the stages wrote, read back: only the files that params.yaml asks for.
+
+Names follow from params, so a file left over from other params is never shown. A file that is not
+there yet is an empty result, for the report can be built at any moment; a damaged one is an error.
+"""
+
+import csv
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.report.methods import Method, methods_of, record_name
+from stages.errors import UserError
+from stages.params import Params
+from stages.records import read_json
+
+Record = dict[str, Any]
+Gallery = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One method at one label fraction: accuracies in [0, 1], over seeds."""
+
+    method: Method
+    label_fraction: str
+    file: str  # the metrics file its numbers came from
+    labels: int
+    mean: float
+    std: float
+    validation_mean: float
+    rows: list[Record]  # one per seed
+
+    def by_seed(self) -> dict[int, float]:
+        return {int(row["seed"]): float(row["test_accuracy"]) for row in self.rows}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything under `root` that belongs to `params`."""
+
+    root: Path
+    params: Params
+
+    @cached_property
+    def methods(self) -> list[Method]:
+        return methods_of(self.params)
+
+    @cached_property
+    def fractions(self) -> list[str]:
+        """The label fractions of params, fewest labels first where their number is known."""
+        asked = self.params.finetune.label_fractions
+        return sorted(asked, key=lambda fraction: self.labels(fraction) or 10**12)
+
+    def record(self, name: str) -> Record:
+        """metrics/NAME.json; empty where the stage has not run."""
+        return self._read(f"{name}.json")
+
+    def details(self, name: str) -> Record:
+        """metrics/NAME.run.json; empty where the stage has not run."""
+        return self._read(f"{name}.run.json")
+
+    def _read(self, file: str) -> Record:
+        if file not in self._known:
+            self._known[file] = read_if_there(self.root / "metrics" / file)
+        return self._known[file]
+
+    @cached_property
+    def _known(self) -> dict[str, Record]:
+        return {}
+
+    @cached_property
+    def shard(self) -> Record:
+        return self.record("shard")
+
+    @cached_property
+    def shard_details(self) -> Record:
+        return self.details("shard")
+
+    @cached_property
+    def train_images(self) -> int | None:
+        return (self.shard.get("images") or {}).get("train")
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        names = self.shard_details.get("class_names")
+        if names:
+            return [str(name) for name in names]
+        known = [
+            row.get("per_class_accuracy") or [] for r in self.results.values() for row in r.rows
+        ]
+        return [f"class {number}" for number in range(max(map(len, known), default=0))]
+
+    @cached_property
+    def guessing(self) -> float | None:
+        """Accuracy of the better blind guess: any class, or always the commonest of the test."""
+        if not self.class_names:
+            return None
+        chance = 1 / len(self.class_names)
+        for result in self.results.values():
+            for row in result.rows:
+                if row.get("confusion"):
+                    per_class = np.asarray(row["confusion"]).sum(axis=1)
+                    return max(chance, float(per_class.max() / max(per_class.sum(), 1)))
+        return chance
+
+    def labels(self, label_fraction: str) -> int | None:
+        """Number of labelled images at a label fraction, from its subset or from a result."""
+        subset = self.record(f"subsets/{label_fraction}").get("labels")
+        if subset is not None:
+            return int(subset)
+        for method in self.methods:
+            for row in self.details(record_name(method, label_fraction)).get("rows", []):
+                if "labels" in row:
+                    return int(row["labels"])
+        return None
+
+    @cached_property
+    def results(self) -> dict[tuple[str, str], Result]:
+        """By (method, label fraction); what has not run yet is not in it."""
+        found = {}
+        for method in self.methods:
+            for fraction in self.params.finetune.label_fractions:
+                result = self._result(method, fraction)
+                if result is not None:
+                    found[method.name, fraction] = result
+        return found
+
+    def _result(self, method: Method, fraction: str) -> Result | None:
+        name = record_name(method, fraction)
+        numbers = self.record(name).get(method.name)
+        if numbers is None:
+            return None
+        rows = [
+            row for row in self.details(name).get("rows", []) if row.get("method") == method.name
+        ]
+        return Result(
+            method=method,
+            label_fraction=fraction,
+            file=f"metrics/{name}.json",
+            labels=self.labels(fraction) or 0,
+            mean=numbers["test_accuracy"]["mean"],
+            std=numbers["test_accuracy"]["std"],
+            validation_mean=numbers["validation_accuracy"]["mean"],
+            rows=sorted(rows, key=lambda row: row["seed"]),
+        )
+
+    @cached_property
+    def record_names(self) -> list[str]:
+        """Every record these params lead to, in the order of the stages."""
+        fractions = self.params.finetune.label_fractions
+        by_stage: dict[str, None] = {}
+        for method in self.methods:
+            by_stage.update(dict.fromkeys(record_name(method, fraction) for fraction in fractions))
+        return ["shard", "pretrain", *by_stage, "transfer", "gallery"]
+
+    def curve(self, name: str) -> list[dict[str, float]]:
+        """The rows of plots/NAME.csv; an empty field is left out of its row."""
+        path = self.root / "plots" / f"{name}.csv"
+        if not path.is_file():
+            return []
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                return [_numbers(row) for row in csv.DictReader(file)]
+        except ValueError as error:
+            raise UserError(_damaged(path, error)) from None
+
+    @cached_property
+    def gallery(self) -> Gallery:
+        path = self.root / "artifacts" / "gallery" / "gallery.npz"
+        if not path.is_file():
+            return {}
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (ValueError, OSError, BadZipFile, EOFError) as error:
+            raise UserError(_damaged(path, error)) from None
+
+
+def _numbers(row: dict[str, str]) -> dict[str, float]:
+    return {column: float(value) for column, value in row.items() if value not in {"", None}}
+
+
+def read_if_there(path: Path) -> Record:
+    """The JSON of a file, or nothing where the stage has not run.
+
+    Raises:
+        UserError: the file is there and is not JSON.
+    """
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        return {}
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(_damaged(path, error)) from None
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return (
+        f"{path} can't be read: {error}\n  Delete it and run `dvc repro`: its stage writes it anew."
+    )

@@ -1,0 +1,126 @@
+"""The training section: curves of pretraining and on labels, and the baseline's tuning."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from html import escape
+from statistics import fmean
+
+from pipeline.report.figures import Curve, curve_chart
+from pipeline.report.methods import Method, finetuned, fraction_title, record_name
+from pipeline.report.pieces import facts_list, missing, shown, words_of
+from pipeline.report.results import Record, Study
+
+
+def pretraining_section(study: Study) -> str:
+    rows, numbers = study.curve("pretrain"), study.record("pretrain")
+    if not rows and not numbers:
+        return missing("pretrain")
+    charts = [
+        _chart(rows, "loss", "Contrastive loss, nats", lambda v: f"{v:.3g}"),
+        _chart(rows, "contrastive_accuracy", "Partner found", lambda v: f"{v * 100:.3g}%"),
+        _chart(rows, "effective_rank", "Effective rank of z", lambda v: f"{v:.3g}"),
+        _chart(rows, "z_std", "Spread of z", lambda v: f"{v:.3g}"),
+        _chart(rows, "lr", "Learning rate", lambda v: f"{v:.2g}"),
+        _chart(rows, "images_per_second", "Images per second", lambda v: f"{v:,.0f}"),
+    ]
+    facts = [
+        ("Contrastive loss at the end", shown(numbers, "loss", "{:.3f} nats")),
+        ("Partner found", shown(numbers, "contrastive_accuracy", "{:.1%}")),
+        ("Effective rank of z", shown(numbers, "effective_rank", "{:.1f}")),
+        ("Spread of z", shown(numbers, "z_std", "{:.4f}")),
+        ("Effective rank of h", shown(study.record("gallery"), "effective_rank_h", "{:.1f}")),
+        ("Alignment, uniformity", _two(numbers, "alignment", "uniformity")),
+        ("Steps, images seen", _counts(numbers)),
+        ("Speed", shown(numbers, "images_per_second", "{:,.0f} images/s")),
+        ("Time waiting for images", shown(numbers, "waited_share", "{:.1%}")),
+    ]
+    return (
+        "<p>The effective rank falls to 1 when a net collapses, that is, gives every image the "
+        f'same answer.</p><div class="cards">{"".join(charts)}</div>{facts_list(facts, "two")}'
+    )
+
+
+def _chart(
+    rows: list[dict[str, float]], column: str, title: str, show: Callable[[float], str]
+) -> str:
+    x = "epoch" if any("epoch" in row for row in rows) else "step"
+    values = [(row[x], row[column]) for row in rows if x in row and column in row]
+    drawing = curve_chart(title, [Curve(values, "layer1")], x, show)
+    return f"<figure>{drawing}</figure>" if drawing else ""
+
+
+def label_curves_section(study: Study) -> str:
+    """Training loss on labels, the mean over seeds: one chart per label fraction."""
+    by_name = {method.name: method for method in study.methods}
+    on_labels = [by_name["supervised"]]
+    on_labels += [by_name[finetuned(layer).name] for layer in sorted(study.params.finetune.layers)]
+    students = [by_name["distill_same"], by_name["distill_small"]]
+    charts = []
+    for methods, what in ((on_labels, "labels"), (students, "soft labels")):
+        for fraction in study.fractions:
+            curves = [_loss_curve(study, method, fraction) for method in methods]
+            title = f"Loss on {what}, {fraction_title(fraction)}"
+            drawing = curve_chart(title, curves, "step", lambda v: f"{v:.2g}")
+            charts += [f"<figure>{drawing}</figure>"] if drawing else []
+    if not charts:
+        return missing("finetune")
+    return (
+        "<h3>On labels, and on the teacher's soft labels</h3><p>Training loss, mean over seeds; "
+        "the supervised net in the setting it chose on validation.</p>"
+        f'<div class="cards">{"".join(charts)}</div>'
+    )
+
+
+def _loss_curve(study: Study, method: Method, fraction: str) -> Curve:
+    by_step: dict[float, list[float]] = defaultdict(list)
+    for row in study.curve(record_name(method, fraction)):
+        if "step" in row and "loss" in row:
+            by_step[row["step"]].append(row["loss"])
+    # Seeds may have chosen runs of unlike length: a mean over fewer of them would jump.
+    most = max(map(len, by_step.values()), default=0)
+    points = [(step, fmean(v)) for step, v in sorted(by_step.items()) if len(v) == most]
+    return Curve(points, method.colour, method.short, method.dash)
+
+
+def grid_section(study: Study) -> str:
+    """Every setting the baseline was tried in, by its validation accuracy."""
+    table: dict[str, dict[str, float]] = defaultdict(dict)
+    for fraction in study.fractions:
+        for tried in study.details(f"supervised/{fraction}").get("grid") or []:
+            setting = {k: v for k, v in tried.items() if k != "validation_accuracy"}
+            words = ", ".join(words_of(setting))
+            table[words][fraction] = tried["validation_accuracy"]
+    if not table:
+        return ""
+    fractions = [f for f in study.fractions if any(f in row for row in table.values())]
+    best = {f: max(row[f] for row in table.values() if f in row) for f in fractions}
+    heads = "".join(f'<th scope="col">{fraction_title(f)}</th>' for f in fractions)
+    rows = []
+    for words, row in table.items():
+        shown = [(row.get(f), best[f]) for f in fractions]
+        cells = "".join(
+            "<td></td>" if value is None else f"<td>{_bold(f'{value:.1%}', value == top)}</td>"
+            for value, top in shown
+        )
+        rows.append(f'<tr><th scope="row">{escape(words)}</th>{cells}</tr>')
+    return (
+        "<h3>How the supervised baseline was tuned</h3><p>Validation accuracy of every setting "
+        "tried, on the first label subset; the best (bold) is used for all subsets.</p>"
+        '<div class="scroll"><table><thead><tr><th scope="col">Setting</th>'
+        f"{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _bold(words: str, yes: bool) -> str:
+    return f"<b>{words}</b>" if yes else words
+
+
+def _two(record: Record, first: str, second: str) -> str:
+    if record.get(first) is None or record.get(second) is None:
+        return ""
+    return f"{record[first]:.3f}, {record[second]:.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _counts(record: Record) -> str:
+    both = [shown(record, "steps", "{:,} steps"), shown(record, "images", "{:,} images")]
+    return ", ".join(part for part in both if part)
