@@ -62,8 +62,7 @@ def distill(
         duration=student.duration,
         warmup=distilling.warmup,
         batch_size=distilling.batch_size,
-        crop_area=distilling.crop_area,
-        flip_probability=distilling.flip_probability,
+        views=distilling.views,
         optimizer=distilling.optimizer,
         seed=seed,
     )

@@ -100,8 +100,7 @@ def schooling_for(params: Params, fraction: str, seed: int) -> Schooling:
         duration=override.duration or recipe.duration,
         warmup=recipe.warmup,
         batch_size=recipe.batch_size,
-        crop_area=recipe.crop_area,
-        flip_probability=recipe.flip_probability,
+        views=recipe.views,
         optimizer=optimizer,
         seed=seed,
     )

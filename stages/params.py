@@ -169,7 +169,10 @@ class HeadParams(Section):
 
 
 class ViewParams(Section):
-    """Random views of an image; strengths are already multiplied by the paper's s."""
+    """Random views of an image (SimCLR, section 3 and appendix A).
+
+    Strengths are already multiplied by the paper's s: brightness 0.8 is s = 1.
+    """
 
     convention: Annotated[
         Literal["official", "torchvision"],
@@ -196,6 +199,16 @@ class ViewParams(Section):
         if self.blur_sigma[0] > self.blur_sigma[1]:
             raise ValueError(f"blur_sigma {self.blur_sigma} must rise")
         return self
+
+
+class LabelledViewParams(ViewParams):
+    """Views a classifier learns from: crop and flip (section B.5 of SimCLR), or stronger."""
+
+    convention: Literal["official", "torchvision"] = "official"
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    jitter_probability: Fraction = 0.0
+    grayscale_probability: Fraction = 0.0
+    blur_probability: Fraction = 0.0
 
 
 class OptimizerParams(Section):
@@ -255,8 +268,7 @@ class TrainOnLabels(Section):
     duration: Duration
     warmup: Duration | None = None
     batch_size: Count
-    crop_area: tuple[float, float] = (0.08, 1.0)
-    flip_probability: Fraction = 0.5
+    views: LabelledViewParams = LabelledViewParams()
     optimizer: OptimizerParams
 
 
@@ -265,12 +277,11 @@ class SupervisedParams(Section):
 
     lr_grid: Annotated[list[Positive], Field(min_length=1)]
     duration_grid: Annotated[list[Duration], Field(min_length=1)]
-    crop_area_grid: Annotated[
-        list[tuple[float, float]], Field(min_length=1, description="weak and strong crops")
+    views_grid: Annotated[
+        list[LabelledViewParams], Field(min_length=1, description="weak and strong views")
     ]
     warmup: Duration | None = None
     batch_size: Count
-    flip_probability: Fraction = 0.5
     optimizer: OptimizerParams
 
 
@@ -329,8 +340,7 @@ class DistillParams(Section):
     ] = 0.0
     batch_size: Count
     warmup: Duration | None = None
-    crop_area: tuple[float, float] = (0.08, 1.0)
-    flip_probability: Fraction = 0.5
+    views: LabelledViewParams = LabelledViewParams()
     optimizer: OptimizerParams
     same: Annotated[StudentParams, Field(description="self-distillation, the teacher's size")]
     small: Annotated[StudentParams, Field(description="a smaller student of the self-distilled")]

@@ -66,14 +66,11 @@ def grid(params: Params) -> list[Schooling]:
             duration=duration,
             warmup=recipe.warmup,
             batch_size=recipe.batch_size,
-            crop_area=crop_area,
-            flip_probability=recipe.flip_probability,
+            views=views,
             optimizer=recipe.optimizer.model_copy(update={"base_lr": lr}),
             seed=0,
         )
-        for lr, duration, crop_area in product(
-            recipe.lr_grid, recipe.duration_grid, recipe.crop_area_grid
-        )
+        for lr, duration, views in product(recipe.lr_grid, recipe.duration_grid, recipe.views_grid)
     ]
 
 
@@ -81,7 +78,7 @@ def settings_of(setting: Schooling) -> dict[str, Any]:
     return {
         "base_lr": setting.optimizer.base_lr,
         "duration": setting.duration,
-        "crop_area": list(setting.crop_area),
+        "views": setting.views.model_dump(exclude_defaults=True),
     }
 
 

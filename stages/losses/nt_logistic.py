@@ -37,6 +37,6 @@ def nt_logistic(
         n_negatives = len(z0_BP) - 1
         if semi_hard:
             negative_AB, n_negatives = semi_hard_negative(positive_A1, negative_AB), 1
-        on_positives = F.softplus(-positive_A1 / temperature).mean()  # softplus(-x) = -log sig(x)
-        on_negatives = F.softplus(negative_AB / temperature).sum(dim=1).mean() / n_negatives
-        return on_positives + on_negatives
+        on_positives = F.logsigmoid(positive_A1 / temperature).mean()
+        on_negatives = F.logsigmoid(-negative_AB / temperature).sum(dim=1).mean() / n_negatives
+        return -on_positives - on_negatives

@@ -62,8 +62,8 @@ def streaming_nt_xent(
                 further_R = _against(view0_BP, view1_BP, scaled_CP, excluded)
                 negatives_R = torch.logaddexp(negatives_R, further_R)
         positive_R = (view0_BP * view1_BP).sum(dim=1).repeat(2)
-        # -log(e^p / (e^p + sum of e^n)): accurate where the loss is small, too
-        return F.softplus(negatives_R - positive_R).mean()
+        # -log(e^p / (e^p + sum of e^n)), accurate where the loss is nearly 0, too
+        return -F.logsigmoid(positive_R - negatives_R).mean()
 
 
 class _AmongThemselves(torch.autograd.Function):

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from stages.data.store import ImageStore
-from stages.data.views import ViewRecipe
 from stages.evaluation.classify import accuracy, scores
 from stages.evaluation.features import outputs
 from stages.optim.build import build_optimizer
 from stages.optim.schedules import scaled_lr
-from stages.params import OptimizerParams, Params, duration_in_steps
+from stages.params import OptimizerParams, Params, ViewParams, duration_in_steps
 from stages.training.batches import ViewLoader
+from stages.training.recipes import view_recipe
 from stages.training.runtime import Runtime
 from stages.training.session import Session
 from stages.training.state import TrainState
@@ -34,8 +34,7 @@ class Schooling:
         duration: like "300 steps"; epochs are of the images it learns from.
         warmup: likewise, or None.
         batch_size: images per step; all images, where there are fewer.
-        crop_area: smallest and largest share of an image in a crop.
-        flip_probability: of the mirror image.
+        views: what an image is seen as.
         optimizer: name, learning rate and the rest.
         seed: decides order and crops.
     """
@@ -43,8 +42,7 @@ class Schooling:
     duration: str
     warmup: str | None
     batch_size: int
-    crop_area: tuple[float, float]
-    flip_probability: float
+    views: ViewParams
     optimizer: OptimizerParams
     seed: int
 
@@ -65,11 +63,7 @@ class Schooling:
         warmup_steps = (
             duration_in_steps(self.warmup, store.n_images, batch_size) if self.warmup else 0
         )
-        recipe = ViewRecipe.crop_and_flip(
-            params.data.image_size,
-            crop_area=self.crop_area,
-            flip_probability=self.flip_probability,
-        )
+        recipe = view_recipe(self.views, params.data.image_size)
         loader = ViewLoader(store, recipe, batch_size, n_views=1, seed=self.seed)
         peak_lr = scaled_lr(self.optimizer.base_lr, batch_size, self.optimizer.lr_scaling)
         state = TrainState(
