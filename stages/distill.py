@@ -97,6 +97,7 @@ def distill(
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "images": store.n_images,
         },
+        folder=f"seed-{seed}",
     )
 
 
@@ -104,7 +105,7 @@ def teacher_folder(params: Params, fraction: str, which: str, seed: int) -> Path
     """The fine-tuned network teaches `same`, the self-distilled one teaches `small`."""
     if which == "small":
         return Path(f"artifacts/distill_same/{fraction}/seed-{seed}")
-    return Path(f"artifacts/finetune/{fraction}-layer{params.distill.teacher_layer}/seed-{seed}")
+    return Path(f"artifacts/finetune/{fraction}/layer-{params.distill.teacher_layer}/seed-{seed}")
 
 
 def unlabelled_images(params: Params, fraction: str, seed: int) -> ImageStore:

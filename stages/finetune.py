@@ -19,13 +19,14 @@ PRETRAINED = Path("artifacts/pretrain")
 
 def main() -> None:
     begun = time.perf_counter()
-    arguments = parse_arguments()
+    fraction = parse_arguments().fraction
     params = load_params()
     runtime = Runtime.start(params.runtime.device, params.runtime.threads)
     examiner = Examiner.open(params, runtime)
-    item = f"finetune/{arguments.fraction}-layer{arguments.layer}"
+    item = f"finetune/{fraction}"
     trained = [
-        finetune(item, params, arguments.fraction, arguments.layer, seed, runtime)
+        finetune(item, params, fraction, layer, seed, runtime)
+        for layer in params.finetune.layers
         for seed in range(params.finetune.seeds)
     ]
     conclude(item, trained, examiner, begun=begun, params=params.finetune.model_dump())
@@ -34,7 +35,6 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stages.finetune", description=__doc__)
     parser.add_argument("--fraction", required=True, help="one of finetune.label_fractions")
-    parser.add_argument("--layer", required=True, type=int, help="layer of g; 0 is h")
     return parser.parse_args()
 
 
@@ -57,13 +57,13 @@ def finetune(
     )
     schooling = schooling_for(params, fraction, seed)
     state = schooling.train(
-        f"{item} seed {seed}",
+        f"{item} layer {layer} seed {seed}",
         classifier,
         labelled,
         classify_step(runtime),
         params,
         runtime,
-        Path("runs") / item / f"seed-{seed}",
+        Path("runs") / item / f"layer-{layer}-seed-{seed}",
         fingerprint(
             schooling=str(schooling),
             data=labelled.fingerprint,
@@ -86,6 +86,7 @@ def finetune(
             "seconds": round(state.seconds, 2),
             "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
         },
+        folder=f"layer-{layer}/seed-{seed}",
     )
 
 

@@ -130,6 +130,7 @@ def train(
             "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
             "chosen": settings_of(setting),
         },
+        folder=f"seed-{seed}",
     )
 
 

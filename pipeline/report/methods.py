@@ -104,8 +104,7 @@ def same_net(method: Method, params: Params) -> bool:
 def record_name(method: Method, label_fraction: str) -> str:
     """The record a method's numbers are in: metrics/<this>.json."""
     if method.name.startswith("finetune_layer_"):
-        layer = method.name.removeprefix("finetune_layer_")
-        return f"finetune/{label_fraction}-layer{layer}"
+        return f"finetune/{label_fraction}"
     if method.name in {"supervised", "distill_same", "distill_small"}:
         return f"{method.name}/{label_fraction}"
     return f"probe/{label_fraction}"

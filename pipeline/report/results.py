@@ -160,14 +160,18 @@ class Study:
             by_stage.update(dict.fromkeys(record_name(method, fraction) for fraction in fractions))
         return ["shard", "pretrain", *by_stage, "transfer", "gallery"]
 
-    def curve(self, name: str) -> list[dict[str, float]]:
-        """The rows of plots/NAME.csv; an empty field is left out of its row."""
+    def curve(self, name: str, method: str | None = None) -> list[dict[str, float]]:
+        """The rows of plots/NAME.csv, or those of one method; empty fields are left out."""
         path = self.root / "plots" / f"{name}.csv"
         if not path.is_file():
             return []
         try:
             with path.open(encoding="utf-8", newline="") as file:
-                return [_numbers(row) for row in csv.DictReader(file)]
+                return [
+                    _numbers(row)
+                    for row in csv.DictReader(file)
+                    if row.pop("method", None) == method
+                ]
         except ValueError as error:
             raise UserError(_damaged(path, error)) from None
 

@@ -73,7 +73,7 @@ def label_curves_section(study: Study) -> str:
 
 def _loss_curve(study: Study, method: Method, fraction: str) -> Curve:
     by_step: dict[float, list[float]] = defaultdict(list)
-    for row in study.curve(record_name(method, fraction)):
+    for row in study.curve(record_name(method, fraction), method.name):
         if "step" in row and "loss" in row:
             by_step[row["step"]].append(row["loss"])
     # Seeds may have chosen runs of unlike length: a mean over fewer of them would jump.

@@ -22,6 +22,11 @@ from stages.losses.nt_xent import check_shapes, image_range, unit_or_as_is
 # a million candidates leaves float32, and no maximum has to be looked for first.
 SAFE_TEMPERATURE = 1 / 60
 
+# Rows and columns: wide, so that threads meet seldom, and thin, so that little is computed twice
+# along the diagonal.
+CPU_TILE = (512, 4096)
+GPU_TILE = (4096, 4096)
+
 SMALLEST_MAXIMUM = -1e30  # stands for "no candidate yet"; -inf would give inf - inf
 
 
@@ -76,8 +81,8 @@ class _AmongThemselves(torch.autograd.Function):
             tile_TT.exp_()
             _fill_diagonals(tile_TT, rows, columns, _own_image(z_AP), 0.0)
             sums_A[rows] += tile_TT.sum(dim=1)
-            if rows != columns:
-                sums_A[columns] += tile_TT.sum(dim=0)
+            mirrored = slice(max(rows.stop, columns.start), columns.stop)
+            sums_A[mirrored] += tile_TT[:, mirrored.start - columns.start :].sum(dim=0)
         ctx.save_for_backward(z_AP, sums_A)
         return sums_A.log()
 
@@ -92,8 +97,9 @@ class _AmongThemselves(torch.autograd.Function):
             tile_TT.exp_().mul_(weight_A[rows, None] + weight_A[columns])
             _fill_diagonals(tile_TT, rows, columns, _own_image(z_AP), 0.0)
             grad_AP[rows].addmm_(tile_TT, z_AP[columns])
-            if rows != columns:
-                grad_AP[columns].addmm_(tile_TT.T, z_AP[rows])
+            mirrored = slice(max(rows.stop, columns.start), columns.stop)
+            mirror_TT = tile_TT[:, mirrored.start - columns.start :].T
+            grad_AP[mirrored].addmm_(mirror_TT, z_AP[rows])
         return grad_AP
 
 
@@ -152,12 +158,12 @@ def _tiles(
     rows_RP: Tensor, columns_CP: Tensor, *, upper: bool = False
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Products of rows and columns, tile by tile, in one buffer that the caller may write to."""
-    size = 512 if rows_RP.device.type == "cpu" else 4096  # a tile in the cache; few launches
-    buffer = rows_RP.new_empty(min(size, len(rows_RP)) * min(size, len(columns_CP)))
-    for row in range(0, len(rows_RP), size):
-        rows = slice(row, min(row + size, len(rows_RP)))
-        for column in range(row if upper else 0, len(columns_CP), size):
-            columns = slice(column, min(column + size, len(columns_CP)))
+    n_rows, n_columns = CPU_TILE if rows_RP.device.type == "cpu" else GPU_TILE
+    buffer = rows_RP.new_empty(min(n_rows, len(rows_RP)) * min(n_columns, len(columns_CP)))
+    for row in range(0, len(rows_RP), n_rows):
+        rows = slice(row, min(row + n_rows, len(rows_RP)))
+        for column in range(row if upper else 0, len(columns_CP), n_columns):
+            columns = slice(column, min(column + n_columns, len(columns_CP)))
             shape = (rows.stop - rows.start, columns.stop - columns.start)
             tile_TT = buffer[: shape[0] * shape[1]].view(shape)
             yield rows, columns, torch.mm(rows_RP[rows], columns_CP[columns].T, out=tile_TT)

@@ -24,12 +24,14 @@ class Trained:
         architecture: rebuilds it; see `products.build_from`.
         curve: rows logged while it learnt.
         facts: its row of the results before any score: method, seed, labels, seconds.
+        folder: of its product, within the stage's.
     """
 
     model: nn.Module
     architecture: Mapping[str, Any]
     curve: Sequence[Mapping[str, float]]
     facts: Mapping[str, Any]
+    folder: str
 
 
 def conclude(
@@ -39,38 +41,39 @@ def conclude(
     *,
     begun: float,
     params: Mapping[str, Any],
-    keep_products: bool = True,
     **details: Any,
 ) -> None:
     """Report every classifier on the test split, once, and write all that the stage leaves.
 
     Args:
-        item: stage and matrix item: "finetune/0.01-layer1".
-        trained: one for each seed.
+        item: stage and matrix item: "finetune/0.01".
+        trained: one for each method and seed.
         examiner: scores them.
         begun: time.perf_counter() at the start of the stage.
         params: what the params file says of this stage.
-        keep_products: whether weights are written to artifacts/ITEM/seed-N.
         details: anything more for metrics/ITEM.run.json.
     """
     scored = examiner.report([one.model for one in trained])
     rows = [{**one.facts, **scores} for one, scores in zip(trained, scored, strict=True)]
-    curve = [{"seed": one.facts["seed"], **row} for one in trained for row in one.curve]
+    curve = [
+        {"method": one.facts["method"], "seed": one.facts["seed"], **row}
+        for one in trained
+        for row in one.curve
+    ]
     write_curve(Path("plots") / f"{item}.csv", curve)
     data_fingerprint = examiner.validation.fingerprint
-    if keep_products:
-        for one, row in zip(trained, rows, strict=True):
-            write_product(
-                Path("artifacts") / item / f"seed-{row['seed']}",
-                one.model,
-                one.architecture,
-                stage=item.split("/")[0],
-                class_names=examiner.validation.class_names,
-                params=params,
-                data_fingerprint=data_fingerprint,
-                metrics={name: row[name] for name in ("test_accuracy", "validation_accuracy")},
-                facts=one.facts,
-            )
+    for one, row in zip(trained, rows, strict=True):
+        write_product(
+            Path("artifacts") / item / one.folder,
+            one.model,
+            one.architecture,
+            stage=item.split("/")[0],
+            class_names=examiner.validation.class_names,
+            params=params,
+            data_fingerprint=data_fingerprint,
+            metrics={name: row[name] for name in ("test_accuracy", "validation_accuracy")},
+            facts=one.facts,
+        )
     write_results(
         item,
         rows,

@@ -12,7 +12,7 @@ both_forms = pytest.mark.parametrize("loss_function", [nt_xent, streaming_nt_xen
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
-    return float(a @ b / (a.norm() * b.norm()))
+    return (a @ b / (a.norm() * b.norm())).item()
 
 
 def by_loops(

@@ -209,9 +209,9 @@ def write_transfer(root: Path) -> None:
     write_json(root / "metrics/transfer.run.json", {"rows": rows, "skipped": skipped, "run": RUN})
 
 
-def write_csv(path: Path, columns: str, rows: list[list[float]]) -> None:
+def write_csv(path: Path, columns: str, rows: list[list[Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [columns, *(",".join(f"{value:.6g}" for value in row) for row in rows)]
+    lines = [columns, *(",".join(map(str, row)) for row in rows)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -234,6 +234,7 @@ def write_curves(root: Path, params: Params, rng: np.random.Generator) -> None:
         )
     columns = "step,epoch,loss,contrastive_accuracy,z_std,effective_rank,lr,images_per_second"
     write_csv(root / "plots/pretrain.csv", columns, rows)
+    curves: dict[str, list[list[Any]]] = {}
     for method in methods_of(params)[2:]:
         if not method.name.startswith(("supervised", "finetune", "distill")):
             continue
@@ -241,11 +242,13 @@ def write_curves(root: Path, params: Params, rng: np.random.Generator) -> None:
             name = record_name(method, fraction)
             fast = 4 if method.name.startswith("finetune") else 2.5
             losses = [
-                [seed, step, 2.3 * math.exp(-fast * step / 300) + rng.uniform(0.05, 0.1), 0.001]
+                [method.name, seed, step, math.exp(-fast * step / 300) + rng.uniform(0, 0.1), 1e-3]
                 for seed in range(3)
                 for step in range(0, 301, 10)
             ]
-            write_csv(root / f"plots/{name}.csv", "seed,step,loss,lr", losses)
+            curves.setdefault(name, []).extend(losses)
+    for name, rows in curves.items():
+        write_csv(root / f"plots/{name}.csv", "method,seed,step,loss,lr", rows)
 
 
 def write_gallery(root: Path, rng: np.random.Generator, images_NHW: np.ndarray | None) -> None:
@@ -558,7 +561,7 @@ def test_many_classes_list_their_worst_confusions(tmp_path: Path):
     names = [f"kind {number}" for number in range(120)]
     shard = tmp_path / "metrics/shard.run.json"
     write_json(shard, {**json.loads(shard.read_text()), "class_names": names})
-    for name in ("finetune/10_per_class-layer1", "supervised/10_per_class"):
+    for name in ("finetune/10_per_class", "supervised/10_per_class"):
         path = tmp_path / f"metrics/{name}.run.json"
         record = json.loads(path.read_text())
         counts = np.diag(np.full(120, 8)) + np.roll(np.eye(120, dtype=int), 1, axis=1)

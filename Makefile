@@ -1,0 +1,49 @@
+# Two commands: `make reproduce` runs the whole chain, `make test` runs what CI runs.
+# Both set everything up in .venv first, and both are quick when there is nothing to do.
+PYTHON ?= python3
+RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
+
+# Left out of the fast tests: what starts processes, servers or the whole chain.
+WHOLE := e2e or equality or kill or flow
+ELSEWHERE := slow or gpu or browser
+
+.PHONY: help setup reproduce report test lint format bench schema clean
+.DEFAULT_GOAL := help
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install the locked packages into .venv
+	@$(PYTHON) pipeline/bootstrap.py
+
+reproduce: setup ## the whole chain: images to report
+	@$(RUN) dvc repro
+	@$(RUN) python -m pipeline results
+
+report: setup ## bring the report up to date and show its table
+	@$(RUN) dvc repro report
+	@$(RUN) python -m pipeline results
+
+test: lint ## what CI runs, the quick checks first
+	@$(RUN) python -m pytest -q -m "not ($(WHOLE) or $(ELSEWHERE))"
+	@$(RUN) python -m pytest -q -m "($(WHOLE)) and not ($(ELSEWHERE))"
+
+lint: setup ## format, lint, types and import contracts, checked
+	@$(RUN) ruff format --check .
+	@$(RUN) ruff check .
+	@$(RUN) ty check
+	@$(RUN) lint-imports
+
+format: setup ## format the code and mend what can be mended
+	@$(RUN) ruff format .
+	@$(RUN) ruff check --fix .
+
+bench: setup ## measure speed against named peers (not part of the tests)
+	@$(RUN) sh -c 'for file in tests/benchmarks/bench_*.py; do python "$$file" || exit; done'
+
+schema: setup ## write the JSON schema of params.yaml that editors use
+	@$(RUN) python -m pipeline schema --write
+
+clean: ## remove what the tools left; keeps data, results, unfinished runs and .venv
+	@rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find pipeline stages tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,40 @@
+"""What of a stage's results is shown on a page or a terminal: plain values, no Prefect in here."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+NOT_ALLOWED = re.compile(r"[^a-z0-9]+")
+
+
+def slug(*words: str) -> str:
+    """A key as Prefect wants it: small letters, digits and dashes."""
+    return NOT_ALLOWED.sub("-", "-".join(words).lower()).strip("-")
+
+
+def table_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a number: {"accuracy": {"mean": 0.7}} gives {"metric": "accuracy.mean", ...}."""
+    return [{"metric": name, "value": value} for name, value in flat(metrics).items()]
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots; an empty mapping is a value of its own."""
+    pairs: dict[str, Any] = {}
+    for key, value in nested.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            pairs.update(flat(value, f"{name}."))
+        else:
+            pairs[name] = value
+    return pairs
+
+
+def first_table(markdown: str) -> str:
+    """The first table of a Markdown page; empty where it has none."""
+    table: list[str] = []
+    for line in markdown.splitlines():
+        if line.lstrip().startswith("|"):
+            table.append(line)
+        elif table:
+            break
+    return "\n".join(table)

@@ -1,0 +1,179 @@
+"""Commands of the project: `python -m pipeline COMMAND`, from the root folder.
+
+    profile [NAME]   show the profiles, or write one to params.yaml
+    check            check params.yaml, run nothing
+    schema           the JSON schema of params.yaml
+    report           the report from what is there now; dvc's report stage does the same
+    results          the table of the last report, and where the report is
+    run              the chain through Prefect; no server needed
+    serve            the chain on Prefect's page, by hand or on a schedule
+
+Exit codes: 0 done, 2 the user's mistake, 75 interrupted and continues, 1 a fault of ours.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline import profiles
+from pipeline.artifacts import first_table
+from stages.errors import INTERRUPTED, UserError
+from stages.params import PARAMS_FILE, load_params
+
+SCHEMA_FILE = Path("pipeline/params.schema.json")
+REPORT = Path("report/index.html")
+REPORT_TABLE = Path("report/report.md")
+
+# A run talks to nobody: neither Prefect's server nor its client reports usage.
+PRIVATE = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+# The embedded server of `run`. Its history stays in the project, apart from the user's own
+# server (and from the settings that name it); a busy machine takes a minute to start it.
+EMBEDDED = {
+    "PREFECT_HOME": str(Path(".prefect").absolute()),
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and do what it says.
+
+    Raises:
+        UserError: the command can't do it; the message says why.
+        SystemExit: with the exit code, where it is not 0.
+    """
+    asked = parser().parse_args(arguments)
+    sys.exit(asked.command(asked))
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(prog="python -m pipeline", description="SimCLRv2, end to end.")
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
+
+    profile = commands.add_parser("profile", help="show the profiles, or write one to params.yaml")
+    profile.add_argument("name", nargs="?", help="write this one to params.yaml")
+    profile.add_argument(
+        "--force", action="store_true", help="even over values kept nowhere else (to a .bak file)"
+    )
+    profile.set_defaults(command=_profile)
+
+    check = commands.add_parser("check", help="check params.yaml, run nothing")
+    check.set_defaults(command=_check)
+
+    schema = commands.add_parser("schema", help="the JSON schema of params.yaml")
+    schema.add_argument("--write", action="store_true", help=f"to {SCHEMA_FILE}, for editors")
+    schema.set_defaults(command=_schema)
+
+    report = commands.add_parser("report", help="the report, from what is there now")
+    report.set_defaults(command=_report)
+
+    results = commands.add_parser("results", help="the last report's table, and where it is")
+    results.set_defaults(command=_results)
+
+    run = commands.add_parser("run", help="the chain through Prefect; no server needed")
+    run.add_argument("--targets", nargs="+", default=[], metavar="STAGE", help="up to these stages")
+    run.add_argument("--force", action="store_true", help="run even what has not changed")
+    run.add_argument("--concurrency", type=int, default=1, help="stages at once (default 1)")
+    run.set_defaults(command=_run)
+
+    serve = commands.add_parser("serve", help="the chain on Prefect's page, or on a schedule")
+    serve.add_argument("--cron", help='when, as cron writes it: "0 2 * * *" is 2:00 every night')
+    serve.set_defaults(command=_serve)
+    return root
+
+
+def _profile(asked: argparse.Namespace) -> int:
+    if asked.name is None:
+        print(profiles.listing(profiles.read_values(PARAMS_FILE)))
+        return 0
+    changes = profiles.switch(asked.name, PARAMS_FILE, force=asked.force)
+    print("\n".join(changes) if changes else "no value changed")
+    print(f"params.yaml now holds the profile {asked.name}; run it with: make reproduce")
+    return 0
+
+
+def _check(_: argparse.Namespace) -> int:
+    params = load_params()
+    print(f"params.yaml is good (from the profile {params.profile})")
+    return 0
+
+
+def _schema(asked: argparse.Namespace) -> int:
+    text = profiles.schema_text()
+    if asked.write:
+        SCHEMA_FILE.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+    return 0
+
+
+def _report(_: argparse.Namespace) -> int:
+    from pipeline.report.__main__ import main as build  # its own stage in dvc.yaml
+
+    build()
+    print(f"report: {REPORT.absolute()}")
+    return 0
+
+
+def _results(_: argparse.Namespace) -> int:
+    if not REPORT_TABLE.is_file():
+        raise UserError(f"there is no {REPORT_TABLE} yet.\n  Make it with: make reproduce")
+    profile = load_params().profile
+    others = ", ".join(name for name in profiles.names() if name != profile)
+    print(f"\n{first_table(REPORT_TABLE.read_text(encoding='utf-8'))}\n")
+    print(f"report:  {REPORT.absolute()}")
+    print(f"profile: {profile} (others: {others}; python -m pipeline profile NAME, then repeat)")
+    return 0
+
+
+def _run(asked: argparse.Namespace) -> int:
+    load_params()  # a mistake shows before the seconds that Prefect takes to start
+    # SIGTERM ends as Ctrl-C does: the flow stops its stages, and the embedded server goes too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.environ.update({**PRIVATE, **os.environ})
+    if "PREFECT_API_URL" not in os.environ:
+        os.environ.update({**EMBEDDED, **os.environ})
+    from pipeline import flows  # slow, and it reads the settings made above
+
+    try:
+        parameters = flows.ChainParameters(
+            targets=asked.targets, force=asked.force, concurrency=asked.concurrency
+        )
+        outcomes = flows.simclr_chain(parameters)
+    except flows.StageFailed as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return failure.exit_code
+    except KeyboardInterrupt:
+        print("stopped: every stage has ended; the same command continues", file=sys.stderr)
+        return INTERRUPTED
+    ran = [stage for stage, status in outcomes.items() if status == "ran"]
+    print(f"{len(outcomes)} stages up to date; {len(ran)} had to be run: {', '.join(ran) or '-'}")
+    return 0
+
+
+def _serve(asked: argparse.Namespace) -> int:
+    load_params()
+    os.environ.update({**PRIVATE, **os.environ})
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig
+    from prefect.settings import get_current_settings
+    from prefect.types.entrypoint import EntrypointType
+
+    from pipeline import flows
+
+    if get_current_settings().api.url is None:
+        raise UserError(
+            "no Prefect server is set, and a schedule needs one that stays.\n"
+            "  In another terminal: .venv/bin/prefect server start\n"
+            "  and here: export PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    flows.simclr_chain.serve(
+        name="simclr",
+        cron=asked.cron,
+        # One workspace, one run: another waits for it.
+        global_limit=ConcurrencyLimitConfig(limit=1, collision_strategy="ENQUEUE"),
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    return 0

@@ -1,0 +1,224 @@
+"""The bridge to dvc: the only file that spells a dvc command or reads its output.
+
+dvc decides what is out of date; we ask it, start it and say what it did. Its own exit code says
+little (255 whatever the stage's code was), so the stage's code is read from its error line.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from pipeline import processes
+from stages.errors import UserError
+from stages.records import read_json
+
+TAIL_LINES = 15  # of a failed stage, passed on in its message
+KEPT_LINES = 400  # of a stage's output; what dvc says stands at its beginning and end
+DVC_FAILED = 1  # dvc failed before or after the stage ran, so there is no code of the stage's own
+# The Python that runs us has the right dvc; and two commands at once wait instead of failing.
+DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
+
+_EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)")
+_RAN = re.compile(r"Running stage '([^']+)'")
+_EDGE = re.compile(r'\s*"(?P<first>[^"]+)"(?:\s*->\s*"(?P<second>[^"]+)")?\s*;?\s*$')
+
+Graph = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What bringing one stage up to date came to."""
+
+    stage: str
+    status: Literal["ran", "cached", "failed"]
+    exit_code: int  # the stage's own; 0 unless it failed
+    seconds: float
+    message: str = ""  # the last lines of a failed stage
+
+
+class DvcFailed(Exception):
+    """A dvc command that only looks did not work; holds what dvc said."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A checkout with a dvc.yaml in it."""
+
+    root: Path
+
+    @classmethod
+    def here(cls) -> "Workspace":
+        """The current folder.
+
+        Raises:
+            UserError: it holds no dvc.yaml.
+        """
+        root = Path.cwd()
+        if not (root / "dvc.yaml").is_file():
+            raise UserError(
+                f"there is no dvc.yaml in {root}.\n  Run this from the project's root folder."
+            )
+        return cls(root)
+
+    def graph(self) -> Graph:
+        """Every stage with the stages it directly follows, in an order that can be run.
+
+        Raises:
+            UserError: dvc can't read dvc.yaml or params.yaml.
+        """
+        try:
+            return read_dot(self._answer(["dag", "--dot"]))
+        except DvcFailed as error:
+            raise UserError(
+                f"dvc can't read the graph in {self.root / 'dvc.yaml'}:\n{error}"
+            ) from None
+
+    def changed(self) -> set[str] | None:
+        """The stages that dvc finds out of date by themselves; None where it can't say now.
+
+        A stage that only follows an out-of-date one is not named: whether it has to run shows
+        when that one has.
+        """
+        try:
+            return set(json.loads(self._answer(["status", "--json"])))
+        except (DvcFailed, ValueError):
+            return None  # for instance while another dvc command holds a path
+
+    def reproduce(
+        self, stage: str, on_line: Callable[[str], None], *, force: bool = False
+    ) -> StageOutcome:
+        """Bring one stage up to date, those before it taken as they are.
+
+        Args:
+            stage: its name in the graph, like "finetune@0.01".
+            on_line: called with every line of the stage and of dvc, as it comes.
+            force: run it even if nothing changed.
+        """
+        started = time.monotonic()
+        options = ["--force"] if force else []
+        lines: deque[str] = deque(maxlen=KEPT_LINES)
+        code = self._stream(["repro", "--single-item", *options, stage], on_line, lines)
+        return read_outcome(stage, lines, code, time.monotonic() - started)
+
+    def metrics(self, stage: str) -> dict[str, Any]:
+        """The numbers of a stage that has run, by file: what its outs under metrics/ hold."""
+        try:
+            lock = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        outs = ((lock or {}).get("stages", {}).get(stage) or {}).get("outs", [])
+        files = [self.root / out["path"] for out in outs if is_metrics_file(out["path"])]
+        return {file.stem: read_json(file) for file in files if file.is_file()}
+
+    def all_metrics(self) -> dict[str, Any]:
+        """What `dvc metrics show` shows: numbers by file."""
+        shown = json.loads(self._answer(["metrics", "show", "--json"]))
+        files = shown.get("", {}).get("data", {})
+        return {name: file["data"] for name, file in files.items() if "data" in file}
+
+    def _answer(self, command: list[str]) -> str:
+        """What a dvc command that changes nothing prints.
+
+        Raises:
+            DvcFailed: with what dvc said.
+        """
+        done = subprocess.run(
+            [*DVC, *command],
+            cwd=self.root,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+        )
+        if done.returncode:
+            raise DvcFailed(indented(done.stderr.splitlines()))
+        return done.stdout
+
+    def _stream(self, command: list[str], on_line: Callable[[str], None], lines: deque[str]) -> int:
+        """Run a dvc command that may take hours, line by line; its exit code."""
+        process = processes.start([*DVC, *command], self.root, environment())
+        assert process.stdout is not None  # for the type: stdout is a pipe
+        with process.stdout as output:
+            for line in output:
+                lines.append(line.rstrip())
+                on_line(line.rstrip())
+        return processes.finished(process)
+
+
+def environment() -> dict[str, str]:
+    """Ours, with `python` in dvc.yaml meaning the Python that runs us, and output unbuffered."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def read_dot(text: str) -> Graph:
+    """The graph that `dvc dag --dot` prints: nodes and edges, quoted, one a line."""
+    follows: dict[str, set[str]] = {}
+    for line in text.splitlines():
+        edge = _EDGE.match(line)
+        if edge is None:
+            continue
+        before, after = edge["first"], edge["second"]
+        follows.setdefault(before, set())
+        if after is not None:
+            follows.setdefault(after, set()).add(before)
+    stages = {name: before for name, before in follows.items() if not name.endswith(".dvc")}
+    inside = {name: before & stages.keys() for name, before in sorted(stages.items())}
+    return {name: sorted(inside[name]) for name in TopologicalSorter(inside).static_order()}
+
+
+def upstream_of(graph: Graph, targets: Sequence[str]) -> Graph:
+    """The part of the graph that the targets need, themselves included.
+
+    Args:
+        graph: of the whole workspace.
+        targets: stages, or the name before the "@" for all items of a matrix; none: everything.
+
+    Raises:
+        UserError: no such stage.
+    """
+    if not targets:
+        return graph
+    wanted: set[str] = set()
+    for target in targets:
+        named = {stage for stage in graph if stage == target or stage.split("@")[0] == target}
+        if not named:
+            raise UserError(f"there is no stage {target}; the stages are: {', '.join(graph)}")
+        wanted |= named
+    for stage in reversed(graph):  # those after before those before
+        if stage in wanted:
+            wanted.update(graph[stage])
+    return {stage: before for stage, before in graph.items() if stage in wanted}
+
+
+def read_outcome(stage: str, lines: Iterable[str], code: int, seconds: float) -> StageOutcome:
+    """What a `dvc repro --single-item` came to, from what it printed and its exit code."""
+    said = list(lines)
+    if code == 0:
+        ran = any(found[1] == stage for line in said if (found := _RAN.search(line)))
+        return StageOutcome(stage, "ran" if ran else "cached", 0, seconds)
+    exited = [int(found[1]) for line in said if (found := _EXITED.search(line))]
+    # A shell says 128 + n for a process that a signal n ended; dvc passes a negative code on.
+    exit_code = exited[-1] if exited else DVC_FAILED
+    shown = [line for line in said if line.strip() and not _RAN.search(line)]
+    return StageOutcome(stage, "failed", exit_code, seconds, indented(shown))
+
+
+def is_metrics_file(path: str) -> bool:
+    return path.startswith("metrics/") and path.endswith(".json") and ".run." not in path
+
+
+def indented(lines: Sequence[str]) -> str:
+    return "\n".join(f"  {line}" for line in lines[-TAIL_LINES:])

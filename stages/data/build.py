@@ -1,0 +1,255 @@
+"""From a source to a folder of shards: split, examined, written, and the index last."""
+
+import csv
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.data.duplicates import Copies, find_copies
+from stages.data.examine import Examined, check_quarantine, examine, in_processes
+from stages.data.hash_order import hash_ranks
+from stages.data.index import FORMAT, INDEX_NAME, MemberTable, fingerprint_of
+from stages.data.shards import Sample, WrittenShard, file_sha256, make_shard, plan_shards
+from stages.data.sources import SPLITS, Picture, Source, Split
+from stages.data.splits import SplitSizes, assign_splits, check_splits
+from stages.records import write_json
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What decides the shards, beside the source.
+
+    Attributes:
+        sizes: of the splits.
+        seed: of splits and order.
+        channels: 1 or 3, to examine with; the bytes are kept as found.
+        max_pixels: a larger picture is quarantined.
+        images_per_shard: at most.
+        quarantine_tolerance: share of images that may be unusable.
+    """
+
+    sizes: SplitSizes
+    seed: int
+    channels: int
+    max_pixels: int
+    images_per_shard: int
+    quarantine_tolerance: float
+
+
+def build_shards(
+    source: Source,
+    wanted: Wanted,
+    folder: Path,
+    workdir: Path,
+    workers: int,
+    tell: Callable[[str, int, int], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Make the folder of shards, or leave what was there when something is wrong.
+
+    Args:
+        source: the images.
+        wanted: what decides the result; the same source and the same `wanted` give the same bytes.
+        folder: replaced as a whole, its index last.
+        workdir: finished shards wait here; those of an earlier run that fit are taken over.
+        workers: processes.
+        tell: called with what is being done, how many of it are done, and of how many.
+
+    Returns:
+        The content of index.json.
+
+    Raises:
+        UserError: splits that can't be made, too many damaged images, images that change.
+    """
+    split_of = assign_splits(source, wanted.sizes, wanted.seed)
+    used = [picture for picture in source.pictures if picture.key in split_of]
+    seen = _examine(used, wanted, workers, tell)
+    damaged = [(key, found.problem) for key, found in seen.items() if found.problem]
+    quarantine = sorted([*source.refused, *damaged])
+    n_found = len(used) + len(source.refused)
+    check_quarantine(quarantine, n_found, wanted.quarantine_tolerance)
+    copies = find_copies(
+        {key: found.pixels_digest for key, found in seen.items() if not found.problem},
+        split_of,
+        {picture.key: picture.class_name for picture in used},
+    )
+    out = {key for group in copies for key in group.dropped} | {key for key, _ in damaged}
+    pictures = [picture for picture in used if picture.key not in out]
+    check_splits(source, split_of, pictures)
+    written = _write(source, pictures, split_of, seen, wanted, workdir, workers, tell)
+    content = _index_content(source, written, quarantine, copies, seen)
+    _install(written, content, quarantine, folder, workdir)
+    return content
+
+
+def _examine(
+    used: Sequence[Picture], wanted: Wanted, workers: int, tell: Callable[[str, int, int], None]
+) -> dict[str, Examined]:
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        tell("images examined", done, len(used))
+
+    found = examine(used, wanted.channels, wanted.max_pixels, workers, advance)
+    return {picture.key: result for picture, result in zip(used, found, strict=True)}
+
+
+@dataclass(frozen=True)
+class _WrittenSplit:
+    name: Split
+    shards: Sequence[WrittenShard]
+    table: MemberTable
+    table_path: Path
+
+
+def _write(
+    source: Source,
+    pictures: Sequence[Picture],
+    split_of: Mapping[str, Split],
+    seen: Mapping[str, Examined],
+    wanted: Wanted,
+    workdir: Path,
+    workers: int,
+    tell: Callable[[str, int, int], None],
+) -> list[_WrittenSplit]:
+    """Write what is missing of the shards of all splits, and the member tables."""
+    number_of = {name: number for number, name in enumerate(source.class_names)}
+    ranks = hash_ranks([picture.key for picture in pictures], wanted.seed, "order in shards")
+    # In an order of their own, so that any run of a shard holds all classes.
+    mixed = [pictures[place] for place in np.argsort(ranks, kind="stable")]
+    samples = {
+        split: [
+            Sample(p, seen[p.key].bytes_digest, number_of.get(p.class_name or "", -1))
+            for p in mixed
+            if split_of[p.key] == split
+        ]
+        for split in SPLITS
+    }
+    plans = {s: plan_shards(s, samples[s], wanted.images_per_shard) for s in SPLITS}
+    everything = [plan for split in SPLITS for plan in plans[split]]
+    few = sum(len(plan.samples) for plan in everything) < 2000
+    shards: dict[str, WrittenShard] = {}
+    for shard in in_processes(
+        partial(make_shard, workdir=workdir), everything, 1 if few else workers
+    ):
+        shards[shard.name] = shard
+        tell("shards written", len(shards), len(everything))
+    written = []
+    for split in SPLITS:
+        own = [shards[plan.name] for plan in plans[split]]
+        table = _member_table(own, samples[split], seen)
+        path = workdir / f"members-{split}.npz"
+        path.write_bytes(table.to_bytes())
+        written.append(_WrittenSplit(split, own, table, path))
+    return written
+
+
+def _member_table(
+    shards: Sequence[WrittenShard], samples: Sequence[Sample], seen: Mapping[str, Examined]
+) -> MemberTable:
+    members = [member for shard in shards for member in shard.images]
+    keys = [member.key for member in members]
+    if keys != [sample.picture.key for sample in samples]:
+        raise ValueError("shards do not hold the images they were planned with")
+    found = [seen[key] for key in keys]
+    return MemberTable(
+        keys=keys,
+        shard=np.repeat(
+            np.arange(len(shards), dtype=np.int32), [len(shard.images) for shard in shards]
+        ),
+        offset=np.array([member.offset for member in members], dtype=np.int64),
+        n_bytes=np.array([member.n_bytes for member in members], dtype=np.int64),
+        class_number=np.array([sample.class_number for sample in samples], dtype=np.int32),
+        height=np.array([image.height for image in found], dtype=np.int32),
+        width=np.array([image.width for image in found], dtype=np.int32),
+        content=np.frombuffer(b"".join(i.pixels_digest[:8] for i in found), dtype="<u8"),
+    )
+
+
+def _index_content(
+    source: Source,
+    written: Sequence[_WrittenSplit],
+    quarantine: Sequence[tuple[str, str]],
+    copies: Sequence[Copies],
+    seen: Mapping[str, Examined],
+) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "class_names": list(source.class_names),
+        "splits": {split.name: _split_content(split, len(source.class_names)) for split in written},
+        "statistics": _statistics([seen[key] for key in written[0].table.keys]),
+        "quarantine": [{"key": key, "reason": reason} for key, reason in quarantine],
+        "duplicates": [group.as_record() for group in copies],
+        "notes": source.notes,
+    }
+    return {"fingerprint": fingerprint_of(content), **content}
+
+
+def _split_content(split: _WrittenSplit, n_classes: int) -> dict[str, Any]:
+    table = split.table
+    labelled = table.class_number[table.class_number >= 0]
+    return {
+        "images": len(table.keys),
+        "labelled": len(labelled),
+        "per_class": np.bincount(labelled, minlength=n_classes).tolist(),
+        "height": [int(table.height.min()), int(table.height.max())],
+        "width": [int(table.width.min()), int(table.width.max())],
+        "members": {
+            "name": split.table_path.name,
+            "bytes": split.table_path.stat().st_size,
+            "sha256": file_sha256(split.table_path),
+        },
+        "shards": [
+            {
+                "name": shard.name,
+                "images": len(shard.images),
+                "bytes": shard.n_bytes,
+                "sha256": shard.sha256,
+            }
+            for shard in split.shards
+        ],
+    }
+
+
+def _statistics(images: Sequence[Examined]) -> dict[str, Any]:
+    """Mean and deviation of each channel over the pixels of all training images, in 0..1."""
+    n_pixels = sum(image.height * image.width for image in images)
+    means = [sum(values) / n_pixels for values in zip(*(i.sums for i in images), strict=True)]
+    squares = [sum(values) / n_pixels for values in zip(*(i.squares for i in images), strict=True)]
+    deviations = [
+        max(square - mean**2, 0.0) ** 0.5 for mean, square in zip(means, squares, strict=True)
+    ]
+    return {
+        "mean": [round(mean / 255, 6) for mean in means],
+        "std": [round(deviation / 255, 6) for deviation in deviations],
+    }
+
+
+def _install(
+    written: Sequence[_WrittenSplit],
+    content: dict[str, Any],
+    quarantine: Sequence[tuple[str, str]],
+    folder: Path,
+    workdir: Path,
+) -> None:
+    """Put the files in their place. Without its index, a folder counts as empty."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / INDEX_NAME).unlink(missing_ok=True)
+    for old in folder.iterdir():
+        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+    for split in written:
+        for shard in split.shards:
+            shutil.move(shard.path, folder / shard.name)
+        shutil.move(split.table_path, folder / split.table_path.name)
+    with (folder / "quarantine.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("key", "reason"))
+        rows.writerows(quarantine)
+    write_json(folder / INDEX_NAME, content)
+    shutil.rmtree(workdir)

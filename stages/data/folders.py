@@ -1,0 +1,169 @@
+"""Images in folders: a folder per class, or a flat folder with a list of labels."""
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from stages.data.images import SUFFIXES
+from stages.data.sources import Picture, Source, Split, key_of, make_source, problem_of_name, some
+from stages.errors import UserError
+
+_UNLABELLED = {"unlabelled", "unlabeled"}
+_SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "validation": "validation",
+    "val": "validation",
+    "test": "test",
+}
+_KEY_HEADS = {"key", "image", "file", "filename", "path", "id"}
+
+
+def read_class_folders(root: Path) -> Source:
+    """A folder per class, perhaps below train/, validation/ (or val/) and test/.
+
+    Images in a folder `unlabelled` beside the class folders have no label. Key: the path below
+    root without its ending.
+
+    Raises:
+        UserError: no folder, no image, an image outside every class, one class, a key twice.
+    """
+    files, refused = _image_files(root)
+    tops = {PurePosixPath(file).parts[0] for file in files if "/" in file}
+    depth = 1 if tops and tops <= _SPLIT_NAMES.keys() else 0
+    pictures, outside = [], []
+    for file in files:
+        folders = PurePosixPath(file).parts[:-1]
+        if len(folders) <= depth:
+            outside.append(file)
+            continue
+        pictures.append(
+            replace(
+                _picture(root, file),
+                class_name=None if folders[depth] in _UNLABELLED else folders[depth],
+                split=_SPLIT_NAMES[folders[0]] if depth else None,
+            )
+        )
+    if outside:
+        raise UserError(
+            f"{root}: {len(outside)} images lie outside the class folders: {some(outside)}.\n"
+            "  Move them into the folder of their class, or into unlabelled/ beside the classes."
+        )
+    return make_source(pictures, refused, str(root))
+
+
+def read_labels_csv(root: Path, labels_csv: Path) -> Source:
+    """All images below root; those that labels_csv names have a class, the others none.
+
+    Lines are key,label or key,label,split, with or without a first line of titles; key is the
+    path below root, with or without its ending; an empty label means none.
+
+    Raises:
+        UserError: a label for an image that is not there, a line that can't be read, a key twice.
+    """
+    files, refused = _image_files(root)
+    labels = _read_labels(labels_csv)
+    pictures = []
+    for file in files:
+        names = [name for name in (file, file.rpartition(".")[0]) if name in labels]
+        if len(names) > 1:
+            raise UserError(f"{labels_csv} names {file} twice, with and without its ending.")
+        label = labels.pop(names[0]) if names else _Label()
+        found = _picture(root, file)
+        pictures.append(replace(found, class_name=label.class_name, split=label.split))
+    refused_names = {name for file, _ in refused for name in (file, file.rpartition(".")[0])}
+    missing = sorted(labels.keys() - refused_names)
+    if missing:
+        raise UserError(
+            f"{labels_csv} has labels for {len(missing)} images that are not in {root}: "
+            f"{some(missing)}.\n  Its first column must be the path below that folder, with or "
+            "without its ending. Mend or remove those lines, or add the images."
+        )
+    return make_source(pictures, refused, str(root))
+
+
+def _picture(root: Path, file: str) -> Picture:
+    stem, _, suffix = file.rpartition(".")
+    return Picture(key_of(stem), SUFFIXES[f".{suffix.lower()}"], root / file)
+
+
+def _image_files(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """Relative POSIX paths of image files below root, sorted; and those whose name is no key."""
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "is not there"
+        raise UserError(f"{root} {what}.\n  params.yaml, data.root must name a folder of images.")
+    files, refused = [], []
+    for file in _walk(root):
+        problem = problem_of_name(file)
+        if problem is None:
+            files.append(file)
+        else:
+            refused.append((file.encode("utf-8", "backslashreplace").decode(), problem))
+    return sorted(files), sorted(refused)
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Files with an image's ending; links are followed, each folder is visited once."""
+    visited = set()
+    for folder, below, names in os.walk(root, onerror=_stop, followlinks=True):
+        place = Path(folder).stat()
+        if (place.st_dev, place.st_ino) in visited:
+            below.clear()
+            continue
+        visited.add((place.st_dev, place.st_ino))
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        inside = Path(folder).relative_to(root).as_posix()
+        for name in names:
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                yield name if inside == "." else f"{inside}/{name}"
+
+
+def _stop(error: OSError) -> None:
+    raise UserError(
+        f"{error.filename} can't be read ({error.strerror}).\n"
+        "  Give this user the right to read every folder below data.root."
+    ) from error
+
+
+@dataclass(frozen=True)
+class _Label:
+    class_name: str | None = None
+    split: Split | None = None
+
+
+def _read_labels(path: Path) -> dict[str, _Label]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if any(row)]
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is not there.\n  params.yaml, data.labels_csv must name a file of key,label."
+        ) from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} can't be read as lines of key,label ({error}).\n  Save it as CSV in UTF-8."
+        ) from error
+    if rows and rows[0][1][0].strip().lower() in _KEY_HEADS:
+        del rows[0]
+    labels: dict[str, _Label] = {}
+    for number, row in rows:
+        cells = [cell.strip() for cell in row]
+        if not 2 <= len(cells) <= 3 or not cells[0]:
+            raise UserError(
+                f"{path}, line {number}: found {','.join(row)!r}; write key,label or "
+                "key,label,split."
+            )
+        split = cells[2].lower() if len(cells) == 3 else ""
+        if split and split not in _SPLIT_NAMES:
+            raise UserError(
+                f"{path}, line {number}: no split {cells[2]!r}; write train, validation or test, "
+                "or leave it empty."
+            )
+        key = cells[0].removeprefix("./")
+        if key in labels:
+            raise UserError(
+                f"{path}, line {number}: the same key twice: {key}.\n  Keep one line per image."
+            )
+        labels[key] = _Label(cells[1] or None, _SPLIT_NAMES.get(split))
+    return labels

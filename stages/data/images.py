@@ -1,0 +1,129 @@
+"""Image bytes to the pixels a person sees.
+
+Shapes: H W C, C is 1 (grey) or 3 (RGB).
+"""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # decoders that only decode
+SUFFIXES = {
+    ".jpg": "jpg",
+    ".jpeg": "jpg",
+    ".png": "png",
+    ".webp": "webp",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".bmp": "bmp",
+    ".gif": "gif",
+}
+
+# A large picture is refused here, by size and before its pixels are unpacked. Pillow's own limit
+# would otherwise only warn.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+# What Pillow's decoders are known to raise on damaged input, beside OSError.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+class DamagedImageError(ValueError):
+    """Bytes that do not decode to a picture, and why."""
+
+
+def decode(data: bytes, channels: int, max_pixels: int) -> NDArray[np.uint8]:
+    """Decode to uint8 (H, W, C): upright, alpha on white, 16 bits to 8, first frame.
+
+    Args:
+        data: a file's bytes; its content decides the format, not its name.
+        channels: C, 1 or 3.
+        max_pixels: a picture of more is refused before its pixels are unpacked.
+
+    Raises:
+        DamagedImageError: no picture, a damaged one, or one too large.
+    """
+    if max_pixels != Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise DamagedImageError(
+                    f"{image.width} x {image.height} pixels, more than max_pixels ({max_pixels})"
+                )
+            image.load()
+            pixels = np.asarray(_as_seen(image, "L" if channels == 1 else "RGB"))
+    except DamagedImageError:
+        raise
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "not an image" if data else "empty"
+        raise DamagedImageError(reason) from error
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def encode_png(pixels_HW: NDArray[np.uint8]) -> bytes:
+    """A grey picture as PNG, without loss and byte for byte repeatable."""
+    height, width = pixels_HW.shape
+    rows = np.zeros((height, width + 1), dtype=np.uint8)  # a row starts with its filter: 0, none
+    rows[:, 1:] = pixels_HW
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 6)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+
+
+def _as_seen(image: Image.Image, mode: str) -> Image.Image:
+    """The picture in `mode` ("L" or "RGB") as a viewer would show it."""
+    if image.mode == mode and not image.info:
+        return image
+    image = _upright(image)
+    if image.mode in {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}:
+        image = Image.fromarray(_to_8_bits(np.asarray(image), image.mode))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image).convert("RGB")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF block says; like viewers, pass over a block that can't be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except _DAMAGE:
+        return image
+
+
+def _to_8_bits(values_HW: NDArray[np.generic], mode: str) -> NDArray[np.uint8]:
+    """16-bit grey by its upper byte; wider kinds have no agreed white, so darkest to lightest."""
+    if mode.startswith("I;16"):
+        return (values_HW.astype(np.uint16) >> 8).astype(np.uint8)
+    wide_HW = values_HW.astype(np.float64)
+    if not np.isfinite(wide_HW).all():
+        raise DamagedImageError("pixels that are not finite numbers")
+    low, high = wide_HW.min(), wide_HW.max()
+    if mode == "I" and low >= 0 and high < 65536:
+        return (wide_HW / (1 if high < 256 else 256)).astype(np.uint8)
+    return np.round((wide_HW - low) / max(high - low, 1e-12) * 255).astype(np.uint8)

@@ -1,0 +1,117 @@
+"""Images in: from their source to WebDataset shards and an index, split and checked."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from stages.data.build import Wanted, build_shards
+from stages.data.fashion_mnist import read_fashion_mnist
+from stages.data.folders import read_class_folders, read_labels_csv
+from stages.data.sources import Source
+from stages.data.splits import SplitSizes
+from stages.errors import run_stage
+from stages.params import DataParams, load_params
+from stages.records import write_record
+
+SHARDS, WORKDIR, RAW = Path("data/shards"), Path("runs/shard"), Path("data/raw")
+
+
+def main() -> None:
+    params = load_params().data
+    begun = time.perf_counter()
+    with _Progress() as progress:
+        content = build_shards(
+            read_source(params), wanted_of(params), SHARDS, WORKDIR, cores(), progress.tell
+        )
+    write_record("shard", numbers_of(content, time.perf_counter() - begun), details_of(content))
+
+
+def read_source(params: DataParams) -> Source:
+    """The images that params.yaml names."""
+    root = Path(params.root) if params.root is not None else None
+    if params.source == "fashion_mnist":
+        return read_fashion_mnist(root, RAW / "fashion_mnist")
+    assert root is not None  # DataParams has checked it
+    if params.source == "folder":
+        return read_class_folders(root)
+    return read_labels_csv(root, Path(str(params.labels_csv)))
+
+
+def wanted_of(params: DataParams) -> Wanted:
+    return Wanted(
+        sizes=SplitSizes(
+            validation_images=params.validation_images,
+            test_fraction=params.test_fraction,
+            train_limit=params.train_limit,
+            test_limit=params.test_limit,
+        ),
+        seed=params.seed,
+        channels=params.channels,
+        max_pixels=params.max_pixels,
+        images_per_shard=params.images_per_shard,
+        quarantine_tolerance=params.quarantine_tolerance,
+    )
+
+
+def numbers_of(content: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """What `dvc metrics` shows of an index."""
+    splits = content["splits"]
+    shards = [shard for split in splits.values() for shard in split["shards"]]
+    return {
+        "images": {name: split["images"] for name, split in splits.items()},
+        "classes": len(content["class_names"]),
+        "labelled": sum(split["labelled"] for split in splits.values()),
+        "shards": len(shards),
+        "bytes": sum(shard["bytes"] for shard in shards),
+        "quarantined": len(content["quarantine"]),
+        "duplicates": sum(len(group["keys"]) - 1 for group in content["duplicates"]),
+        "duplicates_dropped": sum(len(group.get("dropped", [])) for group in content["duplicates"]),
+        "seconds": round(seconds, 2),
+    }
+
+
+def details_of(content: dict[str, Any]) -> dict[str, Any]:
+    """What stands beside the numbers: all of the index but the list of shards."""
+    splits = {
+        name: {key: value for key, value in split.items() if key not in {"shards", "members"}}
+        for name, split in content["splits"].items()
+    }
+    return {**content, "splits": splits}
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+class _Progress:
+    """A bar on a terminal, a line per phase elsewhere."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+        self.phase = ""
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def tell(self, phase: str, done: int, total: int) -> None:
+        if phase != self.phase:
+            self.__exit__()
+            self.phase = phase
+            self.bar = tqdm(desc=f"shard: {phase}", total=total, disable=not sys.stderr.isatty())
+        if self.bar is not None:
+            self.bar.update(done - self.bar.n)
+        if done == total and not sys.stderr.isatty():
+            print(f"shard: {done} {phase}", flush=True)  # noqa: T201 - the log
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,140 @@
+"""Streaming NT-Xent against lightly's NTXentLoss: seconds and extra memory, forward + backward.
+
+    python tests/benchmarks/bench_losses.py [--pairs 4096] [--width 128] [--rounds 5]
+
+One JSON line per figure; `ratio` >= `target` is good. Runs of the peers alternate, and medians are
+compared, so that a busy machine slows them alike. The peer is not a dependency of the project:
+`pip install --no-deps lightly lightly-utils`; without it our own whole-matrix form is the peer.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402 - the project's folder comes first on the path
+from torch import Tensor  # noqa: E402
+
+from stages.losses.nt_xent import nt_xent  # noqa: E402
+from stages.losses.streaming_nt_xent import streaming_nt_xent  # noqa: E402
+
+TEMPERATURE = 0.1
+TIMES_AS_FAST = 4.0
+TIMES_LESS_MEMORY = 10.0
+SMALL = 64  # pairs of a warm-up
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def build_losses() -> dict[str, Loss]:
+    """Every loss that can be imported here, by name."""
+    losses: dict[str, Loss] = {
+        "streaming": lambda z0, z1: streaming_nt_xent(z0, z1, TEMPERATURE),
+        "whole_matrix": lambda z0, z1: nt_xent(z0, z1, TEMPERATURE),
+    }
+    try:
+        from lightly.loss import NTXentLoss
+    except ImportError as error:
+        print(f"lightly can't be imported ({error}): no comparison with it", file=sys.stderr)
+    else:
+        losses["lightly"] = NTXentLoss(temperature=TEMPERATURE)
+    return losses
+
+
+def draw(n_pairs: int, width: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    z0 = torch.randn(n_pairs, width, generator=generator)
+    z1 = z0 + torch.randn(n_pairs, width, generator=generator)
+    return z0.requires_grad_(), z1.requires_grad_()
+
+
+def forward_and_backward(loss_function: Loss, views: tuple[Tensor, Tensor]) -> Tensor:
+    for z_BP in views:
+        z_BP.grad = None
+    loss = loss_function(*views)
+    loss.backward()
+    return loss.detach()
+
+
+def median_seconds(losses: dict[str, Loss], n_pairs: int, width: int, rounds: int) -> dict:
+    """Median wall-clock seconds of each, the runs taken in turn."""
+    views = draw(n_pairs, width)
+    values = {name: forward_and_backward(loss, views) for name, loss in losses.items()}
+    for name, value in values.items():  # all must compute the same thing
+        torch.testing.assert_close(value, values["streaming"], rtol=1e-5, atol=0, msg=name)
+    seconds: dict[str, list[float]] = {name: [] for name in losses}
+    for _ in range(rounds):
+        for name, loss in losses.items():
+            start = time.perf_counter()
+            forward_and_backward(loss, views)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def extra_bytes(name: str, n_pairs: int, width: int) -> int:
+    """How far one run lifts the resident memory of a process of its own (Linux)."""
+    program = [sys.executable, __file__, "--pairs", str(n_pairs), "--width", str(width)]
+    run = subprocess.run([*program, "--memory-of", name], check=True, capture_output=True)
+    return int(run.stdout)
+
+
+def measure_own_extra_bytes(loss: Loss, n_pairs: int, width: int) -> int:
+    forward_and_backward(loss, draw(SMALL, width))  # libraries and threads are up
+    views = draw(n_pairs, width)
+    before = resident_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts from here
+    forward_and_backward(loss, views)
+    return resident_bytes("VmHWM") - before
+
+
+def resident_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise KeyError(field)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pairs", type=int, default=4096)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    losses = build_losses()
+    size = (arguments.pairs, arguments.width)
+    if arguments.memory_of:
+        print(measure_own_extra_bytes(losses[arguments.memory_of], *size))
+        return
+    peers = [name for name in ("lightly", "whole_matrix") if name in losses]
+    seconds = median_seconds(losses, *size, arguments.rounds)
+    n_bytes = {name: extra_bytes(name, *size) for name in losses}
+    setting = {"pairs": size[0], "width": size[1], "threads": torch.get_num_threads()}
+    for peer in peers:
+        is_promised = peer == "lightly"
+        figures = [
+            ("nt_xent_speed", seconds, TIMES_AS_FAST, "seconds"),
+            ("nt_xent_extra_memory", n_bytes, TIMES_LESS_MEMORY, "bytes"),
+        ]
+        for name, measured, target, unit in figures:
+            figure = {
+                "name": name,
+                "ratio": round(measured[peer] / measured["streaming"], 2),
+                "target": target if is_promised else None,
+                "peer": peer,
+                f"ours_{unit}": round(measured["streaming"], 4),
+                f"peer_{unit}": round(measured[peer], 4),
+                **setting,
+            }
+            print(json.dumps(figure), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The whole chain on real images: a copy of this project, the smoke profile, dvc and Prefect."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+RAN = re.compile(r"Running stage '([^']+)'")
+IDENTITY = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+
+
+class Project:
+    """A copy of this project in a folder and a git repository of its own."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self.folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        # Results of this checkout stay behind: the copy makes its own.
+        results = ("metrics/", "plots/", "dvc.lock")
+        for name in sorted(set(listed.splitlines())):
+            if (root / name).is_file() and not name.startswith(results):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(root / name, folder / name)
+        for words in (["init", "-q"], ["add", "-A"], [*IDENTITY, "commit", "-qm", "copy"]):
+            subprocess.run(["git", *words], cwd=folder, check=True)
+        programs = str(Path(sys.executable).parent)
+        self.env = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+        self.env["PREFECT_HOME"] = str(folder / ".prefect")
+        self.env.pop("PREFECT_API_URL", None)
+
+    def __call__(self, *words: str, code: int = 0) -> str:
+        """Run a command there; what it printed."""
+        done = subprocess.run(
+            words,
+            cwd=self.folder,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        assert done.returncode == code, f"{' '.join(words)}: {done.returncode}\n{done.stdout}"
+        return done.stdout
+
+    def edit(self, before: str, after: str) -> None:
+        params = self.folder / "params.yaml"
+        text = params.read_text()
+        assert text.count(before) == 1, before
+        params.write_text(text.replace(before, after))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Project:
+    """The copy after its first `dvc repro`."""
+    made = Project(tmp_path_factory.mktemp("project"), root)
+    made("python", "-m", "pipeline", "profile", "smoke")
+    images = root / "data/raw/fashion_mnist"
+    if images.is_dir():  # fetched before: no download
+        made.edit("  root: null", f"  root: {images}")
+    made("dvc", "repro")
+    return made
+
+
+def test_chain_leaves_a_report(project: Project):
+    page = (project.folder / "report/index.html").read_text()
+    assert "<html" in page
+    assert (project.folder / "report/report.md").stat().st_size > 500
+    out = project("python", "-m", "pipeline", "results")
+    assert str(project.folder / "report/index.html") in out
+    assert "profile: smoke" in out
+
+
+def numbers_in(value: object) -> list[float]:
+    if isinstance(value, dict):
+        return [number for inner in value.values() for number in numbers_in(inner)]
+    if isinstance(value, list):
+        return [number for inner in value for number in numbers_in(inner)]
+    return [float(value)] if isinstance(value, int | float) else []
+
+
+def test_every_accuracy_in_the_table_is_in_a_metrics_file(project: Project):
+    known = [
+        number
+        for file in (project.folder / "metrics").rglob("*.json")
+        for number in numbers_in(json.loads(file.read_text()))
+    ]
+    with (project.folder / "report/label_fractions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    measured = [row for row in rows if row["mean"]]
+    assert {"method", "labels", "seeds", "mean", "std"} <= set(rows[0])
+    assert len(measured) >= 10
+    for row in measured:
+        for column in ("mean", "std"):
+            figure = float(row[column])
+            assert any(abs(figure - number) < 1e-6 for number in known), (column, row)
+
+
+def test_second_repro_does_nothing_and_leaves_git_clean_of_changes_to_code(project: Project):
+    assert RAN.findall(project("dvc", "repro")) == []
+    changed = project("git", "status", "--porcelain", "--", "stages", "pipeline", "tests")
+    assert changed == ""
+
+
+def test_metrics_and_their_differences_are_shown(project: Project):
+    shown = json.loads(project("dvc", "metrics", "show", "--json"))
+    assert "metrics/pretrain.json" in shown[""]["data"]
+    project("dvc", "metrics", "diff")
+
+
+def test_prefect_finds_everything_up_to_date(project: Project):
+    out = project("python", "-m", "pipeline", "run")
+    assert re.search(r"\d+ stages up to date; 0 had to be run", out)
+
+
+def test_misspelt_key_stops_every_stage_with_one_message(project: Project):
+    params = project.folder / "params.yaml"
+    good = params.read_text()
+    try:
+        project.edit("  temperature: 0.2", "  temprature: 0.2")
+        for words in (["-m", "stages.pretrain"], ["-m", "pipeline", "run"]):
+            out = project("python", *words, code=2)
+            assert "pretrain.temprature: no such key" in out
+            assert "Traceback" not in out
+    finally:
+        params.write_text(good)
+
+
+def test_new_finetune_duration_runs_finetune_and_what_follows_it_only(project: Project):
+    text = (project.folder / "params.yaml").read_text()
+    section = text[text.index("\nfinetune:") : text.index("\ndistill:")]
+    project.edit(section, section.replace("duration: 40 steps", "duration: 30 steps"))
+    ran = {name.split("@")[0] for name in RAN.findall(project("dvc", "repro"))}
+    assert ran == {"finetune", "distill_same", "distill_small", "report"}
