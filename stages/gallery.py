@@ -105,7 +105,7 @@ def views(store: ImageStore, params: Params) -> dict[str, np.ndarray]:
     return {
         "originals": shown_pixels(store, positions_N, params),
         "views": to_pixels(views_VNCHW.flatten(0, 1)).reshape(
-            2, len(positions_N), params.data.image_size, params.data.image_size, -1
+            2, len(positions_N), *views_VNCHW.shape[-2:], -1
         ),
     }
 

@@ -31,7 +31,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?) (epochs|steps|images)")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?(?:e\d+)?) (epochs|steps|images)")
 _PER_CLASS = re.compile(r"[1-9]\d*_per_class")
 
 
@@ -178,6 +178,9 @@ class ViewParams(Section):
         Literal["official", "torchvision"],
         Field(description="whose arithmetic of crops and colour"),
     ]
+    size: Annotated[
+        int | None, Field(ge=8, le=1024, description="pixels of a view; null: data.image_size")
+    ] = None
     crop_area: Annotated[
         tuple[float, float], Field(description="smallest and largest share of the image")
     ]

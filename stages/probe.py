@@ -36,21 +36,26 @@ def main() -> None:
     pretrained, card = read_product(PRETRAINED)
     assert isinstance(pretrained, SimCLR)
     validation, test = open_split("validation", params), open_split("test", params)
+    pretrained_sets = [
+        with_features(runtime.place(pretrained.encoder), store, params, runtime)
+        for store in (validation, test)
+    ]
     rows: list[dict[str, Any]] = []
     for seed in range(params.finetune.seeds):
         labelled = open_split("train", params, keys=labelled_keys(fraction, seed))
         seeded(seed)
         untrained = build_from(card["architecture"])
         assert isinstance(untrained, SimCLR)
+        untrained_sets = [
+            with_features(runtime.place(untrained.encoder), store, params, runtime)
+            for store in (validation, test)
+        ]
         common = {"label_fraction": fraction, "labels": labelled.n_images, "seed": seed}
-        for encoder, linear, knn in (
-            (untrained.encoder, "random_linear", "random_knn"),
-            (pretrained.encoder, "linear_probe", "knn"),
+        for encoder, examined_on, linear, knn in (
+            (untrained.encoder, untrained_sets, "random_linear", "random_knn"),
+            (pretrained.encoder, pretrained_sets, "linear_probe", "knn"),
         ):
-            sets = [
-                with_features(runtime.place(encoder), store, params, runtime)
-                for store in (labelled, validation, test)
-            ]
+            sets = [with_features(encoder, labelled, params, runtime), *examined_on]
             begun_linear = time.perf_counter()
             scored = linear_probe(*sets, params.probe)
             seconds = round(time.perf_counter() - begun_linear, 2)

@@ -103,11 +103,14 @@ def embed(
     encoder: nn.Module | None, images: LabelledImages, params: Params, runtime: Runtime
 ) -> Tensor:
     """Features (N, D) of the encoder, or the pixels themselves where there is none."""
-    rows = []
-    for start in range(0, len(images.images), EVALUATION_BATCH):
-        chunk = images.as_channels(params.data.channels)[start : start + EVALUATION_BATCH]
-        rows.append(official_evaluation_views(chunk, params.data.image_size))
-    pixels_NCHW = torch.cat(rows)
+    image_size = params.data.image_size
+    shown = images.as_channels(params.data.channels)
+    pixels_NCHW = torch.cat(
+        [
+            official_evaluation_views(shown[start : start + EVALUATION_BATCH], image_size)
+            for start in range(0, len(shown), EVALUATION_BATCH)
+        ]
+    )
     if encoder is None:
         return pixels_NCHW.flatten(1)
     encoder = runtime.place(encoder).eval()

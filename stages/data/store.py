@@ -241,7 +241,7 @@ class _Reader:
         height, width, _ = pixels_HWC.shape
         if (height, width) != (table.height[row], table.width[row]):
             raise self._damaged(row, f"{height} x {width} pixels, not what the index says")
-        return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
+        return np.array(pixels_HWC.transpose(2, 0, 1), order="C")  # a copy: writable
 
     def _damaged(self, row: int, what: str) -> UserError:
         return UserError(

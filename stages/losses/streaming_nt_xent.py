@@ -22,9 +22,9 @@ from stages.losses.nt_xent import check_shapes, image_range, unit_or_as_is
 # a million candidates leaves float32, and no maximum has to be looked for first.
 SAFE_TEMPERATURE = 1 / 60
 
-# Rows and columns: wide, so that threads meet seldom, and thin, so that little is computed twice
-# along the diagonal.
-CPU_TILE = (512, 4096)
+# A tile's rows and columns at most: few tiles for their memory (16 MiB with their weights),
+# since threads wait for each other several times a tile.
+CPU_TILE = (1024, 2048)
 GPU_TILE = (4096, 4096)
 
 SMALLEST_MAXIMUM = -1e30  # stands for "no candidate yet"; -inf would give inf - inf
@@ -159,6 +159,8 @@ def _tiles(
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Products of rows and columns, tile by tile, in one buffer that the caller may write to."""
     n_rows, n_columns = CPU_TILE if rows_RP.device.type == "cpu" else GPU_TILE
+    if upper:  # of small batches, too, little shall be computed twice along the diagonal
+        n_rows = min(n_rows, max(len(rows_RP) // 8, 256))
     buffer = rows_RP.new_empty(min(n_rows, len(rows_RP)) * min(n_columns, len(columns_CP)))
     for row in range(0, len(rows_RP), n_rows):
         rows = slice(row, min(row + n_rows, len(rows_RP)))

@@ -35,7 +35,7 @@ class LARS(Optimizer):
     With adapt False and nesterov this is the official code's `momentum` optimizer (Keras SGD);
     torch.optim.SGD keeps lr outside the buffer.
 
-    Works on lists of tensors, without waiting for the device. One device per group.
+    On a GPU it works on lists of tensors, without waiting for the device. One device per group.
     """
 
     def __init__(
@@ -88,18 +88,23 @@ class LARS(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            if not weights:
-                continue
-            for weight in weights:
-                if BUFFER not in self.state[weight]:
-                    self.state[weight][BUFFER] = torch.zeros_like(weight)
-            buffers = [self.state[weight][BUFFER] for weight in weights]
-            grads = [weight.grad for weight in weights]
-            if group["weight_decay"]:
-                grads = list(torch._foreach_add(grads, weights, alpha=group["weight_decay"]))
-            update = _classic_update if group["classic_momentum"] else _popular_update
-            update(weights, grads, buffers, group)
+            # On a CPU all that is done to a weight is done while the cache holds it; on a GPU each
+            # operation is one launch for all weights.
+            on_cpu = all(weight.device.type == "cpu" for weight in weights)
+            for part in [[weight] for weight in weights] if on_cpu else [weights]:
+                self._update(part, group)
         return loss
+
+    def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        for weight in weights:
+            if BUFFER not in self.state[weight]:
+                self.state[weight][BUFFER] = torch.zeros_like(weight)
+        buffers = [self.state[weight][BUFFER] for weight in weights]
+        grads = [weight.grad for weight in weights if weight.grad is not None]
+        if group["weight_decay"]:
+            grads = list(torch._foreach_add(grads, weights, alpha=group["weight_decay"]))
+        update = _classic_update if group["classic_momentum"] else _popular_update
+        update(weights, grads, buffers, group)
 
 
 def _classic_update(

@@ -11,7 +11,7 @@ def view_recipe(views: ViewParams, image_size: int) -> ViewRecipe:
     """The random views of params.yaml."""
     preset = ViewRecipe.official if views.convention == "official" else ViewRecipe.torchvision
     return replace(
-        preset(image_size),
+        preset(views.size or image_size),
         crop_area=views.crop_area,
         flip_probability=views.flip_probability,
         jitter_probability=views.jitter_probability,

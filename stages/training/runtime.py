@@ -1,5 +1,6 @@
 """Where a stage runs: device, threads, and its place among the training processes."""
 
+import ctypes
 import os
 import signal
 from collections.abc import Generator
@@ -43,6 +44,7 @@ class Runtime:
             )
         if threads:
             torch.set_num_threads(threads)
+        keep_freed_memory()
         on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         if world_size == 1:
@@ -90,6 +92,21 @@ class Runtime:
         flags = torch.tensor(int(flag), device=self.device)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return bool(flags.item())
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep freed memory for the next step instead of giving it back to the system.
+
+    A training step frees and takes the same large blocks over and over; fresh pages cost a CPU
+    step some 5-10% of its time. Other C libraries lack the call and go without.
+    """
+    mmap_threshold, trim_threshold = -3, -1  # glibc's malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(mmap_threshold, 2**30)
+    mallopt(trim_threshold, 2**31 - 1)
 
 
 class StopRequest:

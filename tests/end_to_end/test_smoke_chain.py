@@ -140,6 +140,24 @@ def test_misspelt_key_stops_every_stage_with_one_message(project: Project):
         params.write_text(good)
 
 
+def test_a_new_label_fraction_runs_only_what_is_new(project: Project):
+    project.edit("label_fractions: [10_per_class]", "label_fractions: [10_per_class, 0.1]")
+    try:
+        would_run = RAN.findall(project("dvc", "repro", "--dry"))
+    finally:
+        project.edit("label_fractions: [10_per_class, 0.1]", "label_fractions: [10_per_class]")
+    assert {name for name in would_run if not name.endswith("@0.1")} == {"report"}
+    assert {name.split("@")[0] for name in would_run} == {
+        "subsets",
+        "probe",
+        "supervised",
+        "finetune",
+        "distill_same",
+        "distill_small",
+        "report",
+    }
+
+
 def test_new_finetune_duration_runs_finetune_and_what_follows_it_only(project: Project):
     text = (project.folder / "params.yaml").read_text()
     section = text[text.index("\nfinetune:") : text.index("\ndistill:")]

@@ -99,6 +99,7 @@ def test_broken_yaml_is_the_users_mistake(tmp_path: Path):
         ("0.5 epochs", 1000, 100, 5),
         ("7 steps", 1000, 100, 7),
         ("2500 images", 1000, 100, 25),
+        ("2.5e3 images", 1000, 100, 25),
         ("0.001 epochs", 1000, 100, 1),
     ],
 )

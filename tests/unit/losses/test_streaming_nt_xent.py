@@ -7,7 +7,7 @@ from stages.losses.nt_xent import nt_xent
 from stages.losses.streaming_nt_xent import streaming_nt_xent
 
 
-@pytest.mark.parametrize("n_images", [3, 300, 512, 700])  # under, across and at a tile's edge
+@pytest.mark.parametrize("n_images", [3, 256, 700, 2100])  # one tile, a tile's edge, many
 @pytest.mark.parametrize("temperature", [0.01, 0.0167, 0.1, 1.0])
 def test_value_and_gradient_are_those_of_the_whole_matrix(draw_views, n_images, temperature):
     views = draw_views(n_images, 8)
@@ -89,10 +89,9 @@ class LargestResult(TorchDispatchMode):
 
 def test_no_tensor_grows_with_the_square_of_the_batch(draw_views):
     views = draw_views(2048, 4, dtype=torch.float32)
-    tile = 512 * 512
     with LargestResult() as streaming:
         streaming_nt_xent(*views, 0.1).backward()
     with LargestResult() as plain:
         nt_xent(*views, 0.1).backward()
-    assert streaming.n_elements <= tile
+    assert streaming.n_elements <= 1024 * 4096
     assert plain.n_elements >= 4096 * 4096

@@ -20,8 +20,12 @@ def with_text_keys(values: Any) -> Any:
     return json.loads(json.dumps(values))
 
 
+# Here a profile says only what differs from crop and flip, or from the other fractions.
+BRIEF = {"finetune.overrides.", "finetune.views.", "distill.views."}
+
+
 def keys(values: Any, prefix: str = "") -> set[str]:
-    if not isinstance(values, dict) or prefix == "finetune.overrides.":
+    if not isinstance(values, dict) or prefix in BRIEF:
         return set()
     return {f"{prefix}{key}" for key in values} | {
         inner for key, value in values.items() for inner in keys(value, f"{prefix}{key}.")
