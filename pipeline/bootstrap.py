@@ -22,6 +22,7 @@ LOCK = ROOT / "requirements.lock"
 VENV = ROOT / ".venv"
 TOOLS = ROOT / ".venv-tools"
 STAMP = VENV / "installed-from"
+SYSTEM_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 SUPPORTED = ((3, 11), (3, 12), (3, 13))
 
 
@@ -171,7 +172,11 @@ def _run(command: list[str], cwd: str | None = None) -> subprocess.CompletedProc
 
 def _stream(command: list[str]) -> None:
     """Run with its output on the user's terminal."""
-    done = subprocess.run(command, check=False, env={**os.environ, "UV_PYTHON_DOWNLOADS": "never"})
+    # Behind a company's proxy only the system knows whom to trust; a bare machine has no such
+    # list, and uv brings its own.
+    certificates = {"UV_SYSTEM_CERTS": "true"} if SYSTEM_CERTIFICATES.is_file() else {}
+    env = {"UV_PYTHON_DOWNLOADS": "never", **certificates, **os.environ}
+    done = subprocess.run(command, check=False, env=env)
     if done.returncode:
         raise SetupError(
             f"uv {command[1]} ended with code {done.returncode}; what it said is above.\n"

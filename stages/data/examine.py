@@ -5,7 +5,9 @@ Shapes: H W C.
 
 import hashlib
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -143,7 +145,7 @@ def in_processes(
         return
     context = multiprocessing.get_context("spawn")  # safe beside threads
     with ProcessPoolExecutor(
-        min(workers, len(tasks)), mp_context=context, initializer=_leave_ctrl_c_to_the_parent
+        min(workers, len(tasks)), mp_context=context, initializer=_start_worker
     ) as pool:
         try:
             yield from pool.map(work, tasks)
@@ -152,8 +154,17 @@ def in_processes(
             raise
 
 
-def _leave_ctrl_c_to_the_parent() -> None:
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it even when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @dataclass(frozen=True)

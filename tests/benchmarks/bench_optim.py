@@ -59,17 +59,18 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
-    sgd = {"momentum": 0.9, "weight_decay": WEIGHT_DECAY, "nesterov": True, "foreach": True}
+    sgd = {"momentum": 0.9, "weight_decay": WEIGHT_DECAY, "nesterov": True}
     network = build(arguments.device)
     # One network for all: no step is so large that a weight leaves the finite numbers.
     optimizers = {
         "lars": build_optimizer("lars", network, 1e-6, WEIGHT_DECAY),
-        "torch.optim.SGD(foreach)": SGD(network.parameters(), 1e-6, **sgd),
+        "torch.optim.SGD(foreach)": SGD(network.parameters(), 1e-6, **sgd, foreach=True),
+        "torch.optim.SGD(fused)": SGD(network.parameters(), 1e-6, **sgd, fused=True),
         "lars without adaptation": build_optimizer("sgd", network, 1e-6, WEIGHT_DECAY),
     }
     seconds = median_seconds(optimizers, arguments.device, arguments.rounds)
-    for peer in optimizers.keys() - {"lars"}:
-        is_promised = peer.startswith("torch")
+    for peer in sorted(optimizers.keys() - {"lars"}):
+        is_promised = peer == "torch.optim.SGD(foreach)"
         figure = {
             "name": "lars_step_speed",
             "ratio": round(seconds[peer] / seconds["lars"], 2),

@@ -38,7 +38,7 @@ def file_of(module: str) -> Path:
 
 @cache
 def imports() -> grimp.ImportGraph:
-    return grimp.build_graph("stages", "pipeline")
+    return grimp.build_graph("stages", "pipeline", cache_dir=None)  # its cache can be stale
 
 
 def code_behind(stage: str) -> set[Path]:

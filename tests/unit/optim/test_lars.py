@@ -70,6 +70,18 @@ def test_first_step_is_lr_times_trust_coefficient_of_the_weight_at_any_gradient_
     assert moved == pytest.approx(2.0 * 0.001 * 5, rel=1e-4)
 
 
+def test_trust_of_a_weight_of_millions_is_exact_to_float32():
+    generator = torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.randn(2048, 2048, generator=generator))
+    weight.grad = torch.randn(2048, 2048, generator=generator) ** 3  # heavy tails
+    before = weight.detach().clone()
+    trust = 0.5 * before.double().norm() / weight.grad.double().norm()
+    LARS([weight], 1.0, trust_coefficient=0.5).step()
+    largest = weight.grad.abs().argmax()
+    moved = (before - weight.detach()).flatten()[largest].item()
+    assert moved == pytest.approx((trust * weight.grad.flatten()[largest]).item(), rel=2e-6)
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_unadapted_lars_at_a_constant_lr_is_torchs_sgd(nesterov):
     torch.manual_seed(0)
