@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from stages.data.index import MemberTable, read_index, read_members
+from stages.data.index import read_index, read_members
 from stages.data.label_fractions import choose_labelled
+from stages.data.member_table import MemberTable
 from stages.errors import run_stage
 from stages.params import load_params
 from stages.records import write_record

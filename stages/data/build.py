@@ -13,7 +13,8 @@ import numpy as np
 from stages.data.duplicates import Copies, find_copies
 from stages.data.examine import Examined, check_quarantine, examine, in_processes
 from stages.data.hash_order import hash_ranks
-from stages.data.index import FORMAT, INDEX_NAME, MemberTable, fingerprint_of
+from stages.data.index import FORMAT, INDEX_NAME, fingerprint_of
+from stages.data.member_table import MemberTable
 from stages.data.shards import Sample, WrittenShard, file_sha256, make_shard, plan_shards
 from stages.data.sources import SPLITS, Picture, Source, Split
 from stages.data.splits import SplitSizes, assign_splits, check_splits

@@ -7,52 +7,18 @@ digest of its pixels. Shapes: N images of a split.
 
 import functools
 import hashlib
-import io
 import json
-import struct
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from stages.data.member_table import MemberTable, headers_fit, load_table, problem_of
 from stages.data.shards import file_sha256
-from stages.data.tar_reader import BLOCK
 from stages.errors import UserError
 
 INDEX_NAME = "index.json"
 FORMAT = "simclr shards 1"
 _MAX_INDEX_BYTES = 256 * 2**20
-_COLUMNS = {
-    "shard": np.dtype("<i4"),
-    "offset": np.dtype("<i8"),
-    "n_bytes": np.dtype("<i8"),
-    "class_number": np.dtype("<i4"),
-    "height": np.dtype("<i4"),
-    "width": np.dtype("<i4"),
-    "content": np.dtype("<u8"),
-}
-
-# What zipfile and numpy are known to raise on a damaged table.
-_DAMAGE = (
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    OSError,
-    EOFError,
-    TypeError,
-    SyntaxError,
-    RuntimeError,
-    struct.error,
-    tokenize.TokenError,
-    zlib.error,
-    zipfile.BadZipFile,
-)
 
 
 @dataclass(frozen=True)
@@ -63,39 +29,6 @@ class ShardEntry:
     images: int
     n_bytes: int
     sha256: str
-
-
-@dataclass(frozen=True)
-class MemberTable:
-    """Where each image of a split stands; every column has N rows.
-
-    Attributes:
-        keys: N keys.
-        shard: number of the shard in the split.
-        offset: of the image's bytes in the shard.
-        n_bytes: of the image.
-        class_number: -1 without a label.
-        height: of the decoded picture, pixels.
-        width: pixels.
-        content: 64 bits of the digest of its pixels; equal for copies.
-    """
-
-    keys: Sequence[str]
-    shard: NDArray[np.int32]
-    offset: NDArray[np.int64]
-    n_bytes: NDArray[np.int64]
-    class_number: NDArray[np.int32]
-    height: NDArray[np.int32]
-    width: NDArray[np.int32]
-    content: NDArray[np.uint64]
-
-    def to_bytes(self) -> bytes:
-        """As an uncompressed .npz without pickles, the same bytes for the same table."""
-        columns = {name: getattr(self, name).astype(dtype) for name, dtype in _COLUMNS.items()}
-        text = "\n".join(self.keys).encode()
-        file = io.BytesIO()
-        np.savez(file, **columns, keys=np.frombuffer(text, np.uint8))
-        return file.getvalue()
 
 
 @dataclass(frozen=True)
@@ -187,31 +120,23 @@ def read_members(index: Index, split: str) -> MemberTable:
     path = index.folder / entry.members_name
     check_file(path, entry.members_bytes, entry.members_sha256)
     try:
-        table = _load_table(path)
-    except _DAMAGE as error:
+        table = load_table(path)
+    except ValueError as error:
         raise _refused(index.folder, f"has a damaged {path.name} ({error})") from error
-    problem = _problem_of_table(table, entry, len(index.class_names))
+    shard_bytes = [shard.n_bytes for shard in entry.shards]
+    problem = problem_of(table, entry.images, shard_bytes, len(index.class_names))
     if problem:
         raise _refused(index.folder, f"has a {path.name} that {problem}")
     return table
 
 
 def check_headers(path: Path, table: MemberTable, number: int) -> None:
-    """Check that a tar header with the image's size stands before each image of a shard.
+    """Check that the images of a shard stand where the table says.
 
     Raises:
         UserError: the table points at something else.
     """
-    rows = table.shard == number
-    if not rows.any():
-        return
-    starts_N = table.offset[rows] - BLOCK
-    shard = np.memmap(path, dtype=np.uint8, mode="r")
-    sizes_N = shard[starts_N[:, None] + np.arange(124, 135)]
-    magic_N = shard[starts_N[:, None] + np.arange(257, 262)]
-    written_N = np.ascontiguousarray(sizes_N).view("S11")[:, 0]
-    expected_N = np.array([f"{size:011o}".encode() for size in table.n_bytes[rows].tolist()])
-    if (written_N != expected_N).any() or (magic_N != np.frombuffer(b"ustar", np.uint8)).any():
+    if not headers_fit(path, table, number):
         raise _refused(path.parent, f"has a member table that does not fit {path.name}")
 
 
@@ -259,50 +184,6 @@ def _split_entry(name: str, entry: dict[str, Any]) -> SplitEntry:
         members_bytes=_count(members["bytes"]),
         members_sha256=_text(members["sha256"]),
     )
-
-
-def _load_table(path: Path) -> MemberTable:
-    with zipfile.ZipFile(path) as archive:
-        found = {name: _read_column(archive, name, dtype) for name, dtype in _COLUMNS.items()}
-        text = _read_column(archive, "keys", np.dtype(np.uint8)).tobytes().decode()
-    return MemberTable(keys=text.split("\n") if text else [], **found)
-
-
-def _read_column(archive: zipfile.ZipFile, name: str, dtype: np.dtype) -> NDArray[Any]:
-    """A column without np.load, which would believe the length that the file claims."""
-    info = archive.getinfo(f"{name}.npy")
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"a packed column {name}")  # stored: no larger than the file itself
-    file = io.BytesIO(archive.read(info))
-    np.lib.format.read_magic(file)
-    shape, _, found = np.lib.format.read_array_header_1_0(file)
-    data = file.read()
-    if found != dtype or len(shape) != 1 or shape[0] * dtype.itemsize != len(data):
-        raise ValueError(f"a column {name} of {found} and shape {shape}")
-    return np.frombuffer(data, dtype)
-
-
-def _problem_of_table(table: MemberTable, entry: SplitEntry, n_classes: int) -> str | None:
-    lengths = {len(table.keys), *(len(getattr(table, name)) for name in _COLUMNS)}
-    if lengths != {entry.images}:
-        return f"has not {entry.images} rows"
-    if len(set(table.keys)) != entry.images:
-        return "names a key twice"
-    if not entry.images:
-        return None
-    if table.shard.min() < 0 or table.shard.max() >= len(entry.shards):
-        return "names a shard that is not there"
-    limit_N = np.array([shard.n_bytes for shard in entry.shards])[table.shard]
-    # In this order, so that no sum overflows.
-    inside_N = (table.n_bytes >= 0) & (table.n_bytes <= limit_N)
-    inside_N &= (table.offset >= BLOCK) & (table.offset <= limit_N - table.n_bytes)
-    if not inside_N.all():
-        return "points outside its shard"
-    if table.class_number.min() < -1 or table.class_number.max() >= n_classes:
-        return "names a class that is not there"
-    if min(table.height.min(), table.width.min()) < 1:
-        return "has an image without pixels"
-    return None
 
 
 def _text(value: Any) -> str:

@@ -18,12 +18,12 @@ from torch import Tensor
 from stages.data.images import DamagedImageError, decode
 from stages.data.index import (
     Index,
-    MemberTable,
     check_file,
     check_headers,
     read_index,
     read_members,
 )
+from stages.data.member_table import MemberTable
 from stages.data.random_numbers import key_hashes
 from stages.errors import UserError
 

@@ -23,7 +23,7 @@ from stages.losses.nt_xent import check_shapes, image_range, unit_or_as_is
 SAFE_TEMPERATURE = 1 / 60
 
 # A tile's rows and columns at most: few tiles for their memory (16 MiB with their weights),
-# since threads wait for each other several times a tile.
+# since threads wait for each other several times a tile. No more rows than columns (mirror images).
 CPU_TILE = (1024, 2048)
 GPU_TILE = (4096, 4096)
 

@@ -23,7 +23,7 @@ from torch.optim import SGD, Optimizer  # noqa: E402
 from stages.models.simclr import build_encoder, build_simclr  # noqa: E402
 from stages.optim.build import build_optimizer  # noqa: E402
 
-AT_LEAST_THIS_SHARE_OF_SGDS_SPEED = 0.5
+AT_LEAST_THIS_SHARE_OF_SGDS_SPEED = 0.8
 WEIGHT_DECAY = 1e-4
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.data import fashion_mnist
-from stages.data.fashion_mnist import FILES, MIRROR, FetchError, IdxFile, obtain, read_fashion_mnist
+from stages.data import fashion_mnist, fashion_mnist_files
+from stages.data.fashion_mnist import read_fashion_mnist
+from stages.data.fashion_mnist_files import FILES, MIRROR, FetchError, IdxFile, obtain
 from stages.data.images import decode
 from stages.errors import UserError
 
@@ -34,6 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], IdxFile]:
         data = content(part, kind)
         files[part, kind] = IdxFile(file.name, len(data), hashlib.sha256(data).hexdigest())
     monkeypatch.setattr(fashion_mnist, "FILES", files)
+    monkeypatch.setattr(fashion_mnist_files, "FILES", files)
     fashion_mnist._read_images.cache_clear()
     return files
 
@@ -81,7 +83,7 @@ def test_a_gzip_that_unpacks_to_more_than_it_should_is_not_unpacked(tmp_path: Pa
     write(tmp_path)
     path = tmp_path / "t10k-labels-idx1-ubyte.gz"
     path.write_bytes(gzip.compress(bytes(50_000_000)))
-    assert len(fashion_mnist._unpack(path, 18)) == 19
+    assert len(fashion_mnist_files.unpack(path, 18)) == 19
 
 
 @pytest.mark.usefixtures("small")
@@ -130,10 +132,10 @@ def test_a_machine_without_network_falls_through(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("urllib.request.urlopen", unreachable)
     with pytest.raises(FetchError, match="Temporary failure in name resolution"):
-        fashion_mnist.download(tmp_path)
+        fashion_mnist_files.download(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FetchError, match="apt-get and dpkg-deb are not on this machine"):
-        fashion_mnist.from_debian(tmp_path)
+        fashion_mnist_files.from_debian(tmp_path)
 
 
 def fake_apt(folder: Path, script: str) -> None:
@@ -158,7 +160,7 @@ def test_stale_package_lists_are_fetched_anew_into_a_folder_of_ours(
     )
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
     (tmp_path / "out").mkdir()
-    fashion_mnist.from_debian(tmp_path / "out")
+    fashion_mnist_files.from_debian(tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["t10k-labels-idx1-ubyte.gz"]
     lines = (tmp_path / "log").read_text().splitlines()
     assert [line.split()[-1] for line in lines[:3]] == [
@@ -173,7 +175,7 @@ def test_the_last_error_of_apt_is_its_answer(tmp_path: Path, monkeypatch: pytest
     fake_apt(tmp_path, "echo 'W: old' >&2; echo 'E: no such package' >&2; exit 100")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(FetchError, match=r"^E: no such package$"):
-        fashion_mnist.from_debian(tmp_path)
+        fashion_mnist_files.from_debian(tmp_path)
 
 
 def test_mirror_and_file_names_are_torchvisions():

@@ -16,13 +16,13 @@ from stages.data.build import Wanted, build_shards
 from stages.data.folders import read_class_folders
 from stages.data.images import encode_png
 from stages.data.index import (
-    MemberTable,
     check_file,
     check_headers,
     fingerprint_of,
     read_index,
     read_members,
 )
+from stages.data.member_table import MemberTable
 from stages.data.shards import file_sha256
 from stages.data.splits import SplitSizes
 from stages.errors import UserError
