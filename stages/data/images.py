@@ -62,8 +62,8 @@ def decode(data: bytes, channels: int, max_pixels: int) -> NDArray[np.uint8]:
     Raises:
         DamagedImageError: no picture, a damaged one, or one too large.
     """
-    if max_pixels != Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = max_pixels
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels  # PIL's own limit must not be the lower one
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
