@@ -103,7 +103,7 @@ def test_every_accuracy_in_the_table_is_in_a_metrics_file(project: Project):
         rows = list(csv.DictReader(file))
     measured = [row for row in rows if row["mean"]]
     assert {"method", "labels", "seeds", "mean", "std"} <= set(rows[0])
-    assert len(measured) >= 10
+    assert len(measured) == 9  # every method, at the one label fraction
     for row in measured:
         for column in ("mean", "std"):
             figure = float(row[column])
@@ -143,11 +143,11 @@ def test_misspelt_key_stops_every_stage_with_one_message(project: Project):
 def test_a_new_label_fraction_runs_only_what_is_new(project: Project):
     project.edit("label_fractions: [10_per_class]", "label_fractions: [10_per_class, 0.1]")
     try:
-        would_run = RAN.findall(project("dvc", "repro", "--dry"))
+        changed = json.loads(project("dvc", "status", "--json"))
     finally:
         project.edit("label_fractions: [10_per_class, 0.1]", "label_fractions: [10_per_class]")
-    assert {name for name in would_run if not name.endswith("@0.1")} == {"report"}
-    assert {name.split("@")[0] for name in would_run} == {
+    assert {name for name in changed if not name.endswith("@0.1")} == {"report"}
+    assert {name.split("@")[0] for name in changed} == {
         "subsets",
         "probe",
         "supervised",

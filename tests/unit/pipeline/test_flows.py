@@ -49,6 +49,8 @@ class Run:
                 env=self.env,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                # A shell that starts the tests in its background has them ignore Ctrl-C.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         return self.process
 
