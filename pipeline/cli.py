@@ -5,6 +5,7 @@
     schema           the JSON schema of params.yaml
     report           the report from what is there now; dvc's report stage does the same
     results          the table of the last report, and where the report is
+    pictures         the README's pictures, from the last results
     run              the chain through Prefect; no server needed
     serve            the chain on Prefect's page, by hand or on a schedule
 
@@ -73,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
     results = commands.add_parser("results", help="the last report's table, and where it is")
     results.set_defaults(command=_results)
 
+    pictures = commands.add_parser("pictures", help="the README's pictures, from the last results")
+    pictures.set_defaults(command=_pictures)
+
     run = commands.add_parser("run", help="the chain through Prefect; no server needed")
     run.add_argument("--targets", nargs="+", default=[], metavar="STAGE", help="up to these stages")
     run.add_argument("--force", action="store_true", help="run even what has not changed")
@@ -115,6 +119,14 @@ def _report(_: argparse.Namespace) -> int:
 
     build()
     print(f"report: {REPORT.absolute()}")
+    return 0
+
+
+def _pictures(_: argparse.Namespace) -> int:
+    from pipeline.report.pictures import make_pictures  # matplotlib takes seconds to import
+
+    for path in make_pictures(Path.cwd(), load_params()):
+        print(path)
     return 0
 
 

@@ -16,6 +16,10 @@ from pathlib import Path
 USER_MISTAKE = 2
 INTERRUPTED = 75
 
+# Names of environment variables: files a worker leaves under torchrun, which hides exit codes.
+INTERRUPTED_FILE = "STAGE_INTERRUPTED_FILE"
+USER_MISTAKE_FILE = "STAGE_USER_MISTAKE_FILE"
+
 
 class StageError(Exception):
     """A stop whose message is written for the person who started the stage."""
@@ -41,6 +45,7 @@ def run_stage(main: Callable[[], None]) -> None:
         main()
     except StageError as error:
         _tell("error" if error.exit_code == USER_MISTAKE else "stopped", str(error))
+        _leave_word(error.exit_code)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         _tell("stopped", "interrupted before there was anything to save; run it again")
@@ -67,6 +72,12 @@ def disk_message(error: OSError) -> str | None:
             "  Give this user the right to it, or run from a folder of your own."
         )
     return None
+
+
+def _leave_word(exit_code: int) -> None:
+    variable = {INTERRUPTED: INTERRUPTED_FILE, USER_MISTAKE: USER_MISTAKE_FILE}.get(exit_code, "")
+    if variable in os.environ:
+        Path(os.environ[variable]).touch()
 
 
 def _tell(kind: str, message: str) -> None:

@@ -372,7 +372,9 @@ class RuntimeParams(Section):
     """Where it runs; nothing here may change a result beyond float rounding."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    processes: Annotated[Count, Field(description="training processes on this host")] = 1
+    processes: Annotated[
+        Count, Field(description="pretraining processes on this host; 1 or a divisor of the batch")
+    ] = 1
     threads: Annotated[int, Field(ge=0, description="CPU threads; 0: all cores")] = 0
     save_every_seconds: Positive = 60.0
     log_every_steps: Count = 50

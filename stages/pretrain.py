@@ -19,6 +19,7 @@ from stages.params import Params, PretrainParams, duration_in_steps, load_params
 from stages.records import write_record
 from stages.training.batches import ViewLoader
 from stages.training.fingerprint import fingerprint
+from stages.training.launch import relaunched
 from stages.training.products import seeded, write_product
 from stages.training.recipes import architecture_of, view_recipe
 from stages.training.runtime import Runtime
@@ -33,6 +34,8 @@ SHARDS, PRODUCT, WORKDIR = Path("data/shards"), Path("artifacts/pretrain"), Path
 def main() -> None:
     params = load_params()
     pretrain = params.pretrain
+    if relaunched("stages.pretrain", params.runtime.processes):
+        return
     runtime = Runtime.start(params.runtime.device, params.runtime.threads)
     store = ImageStore.open(
         SHARDS,
@@ -41,13 +44,14 @@ def main() -> None:
         channels=params.data.channels,
         max_pixels=params.data.max_pixels,
     )
+    batch_size = min(pretrain.batch_size, store.n_images)
     loader = ViewLoader(
         store,
         view_recipe(pretrain.views, params.data.image_size),
-        min(pretrain.batch_size, store.n_images),
+        batch_size,
         n_views=2,
         seed=pretrain.seed,
-        rows=runtime.rows(pretrain.batch_size),
+        rows=runtime.rows(batch_size),
     )
     architecture = architecture_of(params)
     state = build_state(pretrain, architecture, loader.batch_size, runtime)
@@ -62,6 +66,7 @@ def main() -> None:
     )
     if runtime.is_main:
         finish(params, state, store, session, architecture)
+    runtime.stop()
 
 
 def build_state(

@@ -35,6 +35,15 @@ class _GatherRows(torch.autograd.Function):
         return grad[dist.get_rank() * share : (dist.get_rank() + 1) * share]
 
 
+def mean_over_processes(value: Tensor, runtime: Runtime) -> Tensor:
+    """The mean of a scalar that each process has its own of; for the log."""
+    if runtime.world_size > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+        value /= runtime.world_size
+    return value
+
+
 def average_gradients(module: torch.nn.Module, runtime: Runtime) -> None:
     """Replace each gradient by its mean over all processes, in one message."""
     if runtime.world_size == 1:

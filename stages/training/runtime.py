@@ -61,6 +61,12 @@ class Runtime:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    def stop(self) -> None:
+        """Leave the process group, once the others have come as far."""
+        if self.world_size > 1:
+            dist.barrier()
+            dist.destroy_process_group()
+
     def place(self, module: Module) -> Module:
         """The module on the device, convolution weights in channels_last."""
         return module.to(self.device).to(memory_format=torch.channels_last)

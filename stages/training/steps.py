@@ -14,7 +14,7 @@ from stages.losses.nt_xent import moco_loss, nt_xent
 from stages.models.momentum import MomentumEncoder, NegativeQueue
 from stages.models.simclr import Classifier
 from stages.training.batches import Batch
-from stages.training.gather import average_gradients, gather_rows
+from stages.training.gather import average_gradients, gather_rows, mean_over_processes
 from stages.training.loop import Watched
 from stages.training.runtime import Runtime
 from stages.training.state import TrainState
@@ -75,7 +75,11 @@ def contrastive_step(runtime: Runtime, temperature: float, precision: str, memor
         _update(state, loss, runtime)
         if memory == "simclr" and isinstance(momentum_encoder, MomentumEncoder):
             momentum_encoder.update(state.model)
-        return {"loss": loss.detach(), "z0": z0_BP.detach(), "z1": z1_BP.detach()}
+        return {
+            "loss": mean_over_processes(loss.detach(), runtime),
+            "z0": z0_BP.detach(),
+            "z1": z1_BP.detach(),
+        }
 
     return step
 
