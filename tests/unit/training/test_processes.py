@@ -67,7 +67,7 @@ def test_processes_with_a_share_each_learn_what_one_with_the_batch_does(
         together = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         torch.testing.assert_close(together[0], alone[0], rtol=1e-4, atol=1e-4)  # losses
         # Sums in another order, five steps through batch norms of 32 views.
-        torch.testing.assert_close(together[1], alone[1], rtol=1e-2, atol=5e-4)
+        torch.testing.assert_close(together[1], alone[1], rtol=1e-3, atol=2e-5)
 
 
 def test_the_comparison_would_see_a_loss_that_forgets_the_other_processes():
