@@ -1,7 +1,20 @@
 """What a training stage leaves: weights in safetensors, and a card that rebuilds the module.
 
-A product folder holds `model.safetensors` and `card.json`, and needs no other file. The next
-stage reads products only.
+A product folder holds `model.safetensors` and `card.json`, and needs no other file: no params,
+no data. The next stage reads products only, and so can anybody who has this code:
+
+    model, card = read_product(Path("finetuned/layer-1/seed-0"))
+
+which checks the digest and does no more than this, for a folder of that name:
+
+    import json
+    from safetensors.torch import load_file
+    from stages.training.products import build_from
+    model = build_from(json.load(open(f"{folder}/card.json"))["architecture"])
+    model.load_state_dict(load_file(f"{folder}/model.safetensors"))
+
+The result is a plain torch.nn.Module (call `eval` on it) that takes images in [0, 1] and gives z or
+logits. For programs without this code there is `python -m stages.export`.
 """
 
 from collections.abc import Mapping
