@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -133,7 +134,11 @@ def input_of(architecture: Mapping[str, Any]) -> str:
 
 
 def write_export(file: Path, exported: Export, card: Mapping[str, Any]) -> None:
-    """Write the file whole or not at all."""
+    """Write the file whole or not at all.
+
+    Raises:
+        UserError: it can't be written there; the message has the system's reason.
+    """
     metadata = {
         "format": "pt",  # what loaders of other libraries look for
         "recipe": exported.recipe,
@@ -142,10 +147,16 @@ def write_export(file: Path, exported: Export, card: Mapping[str, Any]) -> None:
         "product_sha256": card["weights_sha256"],
         "commit": card["run"]["commit"],
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.partial")
-    save_file(exported.state, partial, metadata=metadata)
-    partial.replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(exported.state, partial, metadata=metadata)
+        partial.replace(file)
+    except (OSError, SafetensorError) as error:  # a full disk comes as either
+        raise UserError(
+            f"--into {file} can't be written: {error}.\n  Name a file in another folder, or make "
+            "room there."
+        ) from None
 
 
 if __name__ == "__main__":

@@ -97,10 +97,16 @@ def run(recipe: str, **names: Any) -> nn.Module:
     return space["net"]
 
 
-def exported(tmp_path: Path, model: nn.Module, described: dict[str, Any], kind: str) -> Path:
+def exported(
+    tmp_path: Path,
+    model: nn.Module,
+    described: dict[str, Any],
+    kind: str,
+    name: str = "exported.safetensors",
+) -> Path:
     """The file that the command leaves of a product."""
     write_product(tmp_path / "product", model, described, stage="test")
-    file = tmp_path / f"{kind}.safetensors"
+    file = tmp_path / name
     arguments = ["export", str(tmp_path / "product"), "--as", kind, "--into", str(file)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", arguments)
@@ -262,6 +268,16 @@ def test_what_can_not_be_exported_or_written_is_told_before_anything_is_read(tmp
         export.check_arguments(product, tmp_path / "out.pth")
     with pytest.raises(UserError, match="a product's own weights"):
         export.check_arguments(product, product / "model.safetensors")
+
+
+@pytest.mark.parametrize("folder", ["product/card.json", "taken.safetensors.partial/.."])
+def test_a_file_that_can_not_be_written_is_the_users_to_mend(tmp_path: Path, folder: str):
+    described = architecture(10, 0.125)
+    (tmp_path / "taken.safetensors.partial").mkdir()
+    with pytest.raises(
+        UserError, match=r"taken.safetensors can't be written: .*\n.*another folder"
+    ):
+        exported(tmp_path, network(described), described, "encoder", f"{folder}/taken.safetensors")
 
 
 def test_the_command_refuses_with_exit_code_2_and_leaves_no_file(tmp_path: Path):
