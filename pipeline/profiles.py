@@ -17,7 +17,7 @@ from stages.errors import UserError
 from stages.params import Params, check_params
 
 FOLDER = Path(__file__).parent / "profiles"
-ORDER = ("smoke", "quick", "gpu", "imagenet")  # by the time they take
+ORDER = ("smoke", "quick", "gpu", "imagenet_v1", "imagenet")  # by the time they take
 
 
 def names() -> list[str]:
@@ -57,7 +57,7 @@ def listing(current: Any) -> str:
     lines = []
     for name in names():
         mark = "*" if current == yaml.safe_load(text_of(name)) else " "
-        lines.append(f"{mark} {name:<10} {purpose_of(name)}")
+        lines.append(f"{mark} {name:<11} {purpose_of(name)}")
     return "\n".join(lines)
 
 

@@ -26,7 +26,7 @@ def main() -> None:
     item = f"finetune/{fraction}"
     trained = [
         finetune(item, params, fraction, layer, seed, runtime)
-        for layer in params.finetune.layers
+        for layer in params.finetune.layers_at(fraction)
         for seed in range(params.finetune.seeds)
     ]
     conclude(item, trained, examiner, begun=begun, params=params.finetune.model_dump())
@@ -60,7 +60,7 @@ def finetune(
         f"{item} layer {layer} seed {seed}",
         classifier,
         labelled,
-        classify_step(runtime),
+        classify_step(runtime, head_decay=schooling.head_decay),
         params,
         runtime,
         Path("runs") / item / f"layer-{layer}-seed-{seed}",
@@ -100,7 +100,7 @@ def schooling_for(params: Params, fraction: str, seed: int) -> Schooling:
     return Schooling(
         duration=override.duration or recipe.duration,
         warmup=recipe.warmup,
-        batch_size=recipe.batch_size,
+        batch_size=override.batch_size or recipe.batch_size,
         views=recipe.views,
         optimizer=optimizer,
         seed=seed,

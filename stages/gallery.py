@@ -15,7 +15,6 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from stages.data.evaluation_views import official_evaluation_views
 from stages.data.store import ImageStore
 from stages.data.views import make_views
 from stages.errors import run_stage
@@ -27,7 +26,7 @@ from stages.records import write_json, write_record
 from stages.training.classifier import open_split
 from stages.training.fingerprint import file_digest
 from stages.training.products import build_from, read_product, seeded
-from stages.training.recipes import view_recipe
+from stages.training.recipes import evaluation_recipe, view_recipe
 from stages.training.runtime import Runtime
 from stages.training.watch import effective_rank
 
@@ -47,9 +46,11 @@ def main() -> None:
     assert isinstance(untrained, SimCLR)
     stores = {name: open_split(name, params) for name in ("train", "validation", "test")}
     encoder = runtime.place(pretrained.encoder)
-    size = params.data.image_size
+    seen_as = evaluation_recipe(params)
     with frozen(encoder):
-        h = {name: outputs(encoder, store, size, runtime.device) for name, store in stores.items()}
+        h = {
+            name: outputs(encoder, store, seen_as, runtime.device) for name, store in stores.items()
+        }
     write_embeddings(h, stores, card)
     shown = {
         **views(stores["train"], params),
@@ -145,7 +146,7 @@ def embedding_map(
     sample = store.at(positions_M)
     encoder = runtime.place(untrained.encoder)
     with frozen(encoder):
-        random_MD = outputs(encoder, sample, params.data.image_size, runtime.device)
+        random_MD = outputs(encoder, sample, evaluation_recipe(params), runtime.device)
     return {
         "map_xy": flatten_map(h_MD[positions_M], params.report.seed),
         "map_xy_random": flatten_map(random_MD, params.report.seed),
@@ -170,7 +171,7 @@ def spread(n_images: int, count: int, seed: int) -> np.ndarray:
 
 def shown_pixels(store: ImageStore, positions_N: np.ndarray, params: Params) -> np.ndarray:
     """Images as evaluation sees them, uint8 (N, H, W, C)."""
-    return to_pixels(official_evaluation_views(store.images(positions_N), params.data.image_size))
+    return to_pixels(evaluation_recipe(params)(store.images(positions_N)))
 
 
 def to_pixels(images_NCHW: Tensor) -> np.ndarray:

@@ -31,6 +31,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
+ResizeKernel = Literal["bicubic_tf2", "bicubic_tf1", "bilinear_antialias", "bicubic_antialias"]
+
+# Pixels that a stem needs at least; `stages.models.resnet.STRIDE`, which this light file can't read
+SMALLEST_IMAGE = {"imagenet": 32, "small": 8, "small_stride2": 16}
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?(?:e\d+)?) (epochs|steps|images)")
 _PER_CLASS = re.compile(r"[1-9]\d*_per_class")
 
@@ -81,6 +86,8 @@ def _check_label_fraction(value: Any) -> Any:
     return text
 
 
+LABEL_LISTS = Path("label_lists")  # the stage subsets depends on this folder
+
 LabelFraction = Annotated[
     str,
     BeforeValidator(_check_label_fraction, json_schema_input_type=str | float),
@@ -93,6 +100,13 @@ def _no_doubles(values: list[Any]) -> list[Any]:
     if doubles:
         raise ValueError(f"named twice: {', '.join(doubles)}")
     return values
+
+
+HeadLayers = Annotated[
+    list[Annotated[int, Field(ge=0, le=4)]],
+    AfterValidator(_no_doubles),
+    Field(min_length=1, description="layers of g the classifier attaches to; 0 is h"),
+]
 
 
 class Section(BaseModel):
@@ -190,9 +204,19 @@ class ViewParams(Section):
     contrast: Annotated[float, Field(ge=0)] = 0.8
     saturation: Annotated[float, Field(ge=0)] = 0.8
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.2
+    brightness_kind: Annotated[
+        Literal["v1", "v2"], Field(description="v2: multiplies (SimCLRv2's code); v1: adds")
+    ] = "v2"
+    random_order: Annotated[
+        bool, Field(description="the four jitters in random order; false: as listed here")
+    ] = True
     grayscale_probability: Fraction = 0.2
     blur_probability: Fraction = 0.5
     blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)
+    resize: Annotated[
+        ResizeKernel | None,
+        Field(description="of crops; null: bicubic_tf2 (official), bilinear_antialias (other)"),
+    ] = None
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> Self:
@@ -201,6 +225,12 @@ class ViewParams(Section):
             raise ValueError(f"crop_area ({low}, {high}) must rise within 0 and 1")
         if self.blur_sigma[0] > self.blur_sigma[1]:
             raise ValueError(f"blur_sigma {self.blur_sigma} must rise")
+        return self
+
+    @model_validator(mode="after")
+    def _torchvision_multiplies(self) -> Self:
+        if self.convention == "torchvision" and self.brightness_kind == "v1":
+            raise ValueError("brightness_kind v1 (adds) is of convention official only")
         return self
 
 
@@ -225,6 +255,42 @@ class OptimizerParams(Section):
     ] = "none"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1, description="lars and sgd")] = 0.9
+    nesterov: Annotated[
+        bool | None, Field(description="lars and sgd; null: the official choice, sgd only")
+    ] = None
+    classic_momentum: Annotated[
+        bool, Field(description="lars and sgd: lr inside the momentum buffer, as officially")
+    ] = True
+    trust_coefficient: Annotated[Positive, Field(description="lars; officially EETA")] = 0.001
+
+    @model_validator(mode="after")
+    def _options_are_of_this_optimizer(self) -> Self:
+        defaults = type(self).model_fields
+        known = {
+            "lars": {"nesterov", "classic_momentum", "trust_coefficient"},
+            "sgd": {"nesterov", "classic_momentum"},
+            "adamw": set(),
+        }[self.name]
+        for option in ("nesterov", "classic_momentum", "trust_coefficient"):
+            if option not in known and getattr(self, option) != defaults[option].default:
+                raise ValueError(f"{self.name} has no {option}; leave it out")
+        return self
+
+
+class LossParams(Section):
+    """The contrastive loss: NT-Xent, or one that SimCLR compares it with (Table 2, B.10)."""
+
+    kind: Literal["nt_xent", "nt_logistic", "margin_triplet"] = "nt_xent"
+    margin: Annotated[float, Field(ge=0, le=2, description="margin_triplet: of the cosines")] = 0.8
+    semi_hard: Annotated[
+        bool, Field(description="nt_logistic, margin_triplet: one semi-hard negative per anchor")
+    ] = False
+
+    @model_validator(mode="after")
+    def _nt_xent_takes_all_negatives(self) -> Self:
+        if self.kind == "nt_xent" and self.semi_hard:
+            raise ValueError("semi_hard is of nt_logistic and margin_triplet (kind is nt_xent)")
+        return self
 
 
 class MemoryParams(Section):
@@ -248,31 +314,72 @@ class PretrainParams(Section):
     warmup: Annotated[Duration | None, Field(description="null: none")] = None
     batch_size: Annotated[int, Field(ge=2, description="images per step, all processes")]
     temperature: Annotated[float, Field(gt=0, le=1)]
+    loss: LossParams = LossParams()
     memory: MemoryParams = MemoryParams()
     optimizer: OptimizerParams
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _memory_needs_nt_xent(self) -> Self:
+        if self.memory.kind != "none" and self.loss.kind != "nt_xent":
+            raise ValueError(
+                f"loss.kind {self.loss.kind} knows no memory (memory.kind is {self.memory.kind}); "
+                "write memory.kind: none, or loss.kind: nt_xent"
+            )
+        return self
 
-class ProbeParams(Section):
-    """Frozen features: a linear classifier and nearest neighbours on h."""
 
-    l2_grid: Annotated[
-        list[Positive], Field(min_length=1, description="tried; the best on validation is kept")
-    ]
-    max_iterations: Count = 200
-    knn_k: Annotated[Count, Field(description="neighbours; at most the number of labels is used")]
-    knn_temperature: Positive = 0.07
+class EvaluationParams(Section):
+    """How every stage that scores or embeds sees an image: nothing random (SimCLR, B.5)."""
+
+    convention: Annotated[
+        Literal["official", "torchvision"],
+        Field(description="official: crop, then resize; torchvision: resize, then crop"),
+    ] = "official"
+    resize: Annotated[
+        ResizeKernel | None,
+        Field(
+            description="null: bicubic_tf2 (official), bilinear_antialias (torchvision); "
+            "bicubic_tf1: for the released weights"
+        ),
+    ] = None
+    keep: Annotated[
+        float | None,
+        Field(gt=0, le=1, description="share of the side; null: 0.875 above 32 pixels, else 1"),
+    ] = None
 
 
 class TrainOnLabels(Section):
-    """How a classifier is trained on labelled images; shared by supervised and finetune."""
+    """How a classifier is trained on labelled images."""
 
     duration: Duration
     warmup: Duration | None = None
     batch_size: Count
     views: LabelledViewParams = LabelledViewParams()
     optimizer: OptimizerParams
+
+
+class ProbeParams(Section):
+    """Frozen features: a linear classifier and nearest neighbours on h."""
+
+    method: Annotated[
+        Literal["lbfgs", "sgd"],
+        Field(description="lbfgs: to the optimum, on evaluation views; sgd: on random crops"),
+    ] = "lbfgs"
+    l2_grid: Annotated[
+        list[Positive], Field(min_length=1, description="lbfgs: the best on validation is kept")
+    ]
+    max_iterations: Annotated[Count, Field(description="lbfgs")] = 200
+    sgd: Annotated[TrainOnLabels | None, Field(description="for method sgd (SimCLR, B.6)")] = None
+    knn_k: Annotated[Count, Field(description="neighbours; at most the number of labels is used")]
+    knn_temperature: Positive = 0.07
+
+    @model_validator(mode="after")
+    def _sgd_has_its_settings(self) -> Self:
+        if self.method == "sgd" and self.sgd is None:
+            raise ValueError("method sgd needs sgd: duration, batch_size, views, optimizer")
+        return self
 
 
 class SupervisedParams(Section):
@@ -289,10 +396,18 @@ class SupervisedParams(Section):
 
 
 class FinetuneOverride(Section):
-    """What another label fraction does otherwise."""
+    """What a label fraction does otherwise than the rest."""
 
     duration: Duration | None = None
     base_lr: Positive | None = None
+    batch_size: Count | None = None
+    layers: HeadLayers | None = None
+
+
+def _check_list_name(name: str) -> str:
+    if Path(name).name != name or name.startswith("."):
+        raise ValueError(f"write the name of a file in {LABEL_LISTS}/, without a folder")
+    return name
 
 
 class FinetuneParams(TrainOnLabels):
@@ -301,16 +416,21 @@ class FinetuneParams(TrainOnLabels):
     label_fractions: Annotated[
         list[LabelFraction], AfterValidator(_no_doubles), Field(min_length=1)
     ]
-    layers: Annotated[
-        list[Annotated[int, Field(ge=0, le=4)]],
-        AfterValidator(_no_doubles),
-        Field(min_length=1, description="layers of g the classifier attaches to; 0 is h"),
-    ]
+    label_lists: Annotated[
+        dict[LabelFraction, Annotated[str, AfterValidator(_check_list_name)]],
+        Field(description="by label fraction: a file in label_lists/ that says which images"),
+    ] = {}
+    layers: HeadLayers
     seeds: Annotated[int, Field(ge=1, le=100, description="label subsets, each with its own init")]
     zero_init: Annotated[bool, Field(description="start the linear classifier at zero")] = True
     overrides: Annotated[
         dict[LabelFraction, FinetuneOverride], Field(description="by label fraction")
     ] = {}
+
+    def layers_at(self, fraction: str) -> list[int]:
+        """The layers that a label fraction is trained from."""
+        override = self.overrides.get(fraction)
+        return (override.layers if override else None) or self.layers
 
 
 class StudentParams(Section):
@@ -341,6 +461,9 @@ class DistillParams(Section):
     label_share: Annotated[
         Fraction, Field(description="weight of true labels (1 - alpha of eq. 3); 0: none")
     ] = 0.0
+    scale_by_temperature_squared: Annotated[
+        bool, Field(description="true: as the official notebook; false: eq. 2 as printed")
+    ] = True
     batch_size: Count
     warmup: Duration | None = None
     views: LabelledViewParams = LabelledViewParams()
@@ -386,6 +509,7 @@ class Params(Section):
     profile: Annotated[str, Field(description="the profile these values started from")]
     data: DataParams
     pretrain: PretrainParams
+    evaluation: EvaluationParams = EvaluationParams()
     probe: ProbeParams
     supervised: SupervisedParams
     finetune: FinetuneParams
@@ -407,6 +531,15 @@ class Params(Section):
                 f"distill.teacher_layer ({self.distill.teacher_layer}) must be one of "
                 f"finetune.layers {self.finetune.layers}"
             )
+        for fraction in self.finetune.overrides:
+            layers = self.finetune.layers_at(fraction)
+            where = f"finetune.overrides.{fraction}.layers {layers}"
+            if not set(layers) <= set(self.finetune.layers):
+                raise ValueError(f"{where} must be among finetune.layers {self.finetune.layers}")
+            if self.distill.teacher_layer not in layers:
+                raise ValueError(
+                    f"{where} must hold distill.teacher_layer ({self.distill.teacher_layer})"
+                )
         for name, student in (("same", self.distill.same), ("small", self.distill.small)):
             if student.seeds is not None and student.seeds > self.finetune.seeds:
                 raise ValueError(
@@ -419,9 +552,39 @@ class Params(Section):
                 f"distill.small needs a self-distilled teacher per seed: {small} seeds asked for, "
                 f"distill.same has {same}"
             )
-        unused = sorted(set(self.finetune.overrides) - set(self.finetune.label_fractions))
-        if unused and self.profile != "imagenet":
-            raise ValueError(f"finetune.overrides names {unused[0]}, not in label_fractions")
+        return self
+
+    @model_validator(mode="after")
+    def _fractions_are_asked_for(self) -> Self:
+        if self.profile.startswith("imagenet"):  # a part of their fractions may be left out
+            return self
+        for key in ("overrides", "label_lists"):
+            named = getattr(self.finetune, key)
+            for fraction in sorted(set(named) - set(self.finetune.label_fractions)):
+                raise ValueError(f"finetune.{key} names {fraction}, not in label_fractions")
+        return self
+
+    @model_validator(mode="after")
+    def _images_fill_the_stem(self) -> Self:
+        views = {
+            "pretrain.views": self.pretrain.views,
+            "finetune.views": self.finetune.views,
+            "distill.views": self.distill.views,
+            **{f"supervised.views_grid.{i}": v for i, v in enumerate(self.supervised.views_grid)},
+            **({"probe.sgd.views": self.probe.sgd.views} if self.probe.sgd else {}),
+        }
+        sizes = {f"{where}.size": seen.size for where, seen in views.items() if seen.size}
+        for name, encoder in (
+            ("pretrain.encoder", self.pretrain.encoder),
+            ("distill.same.encoder", self.distill.same.encoder),
+            ("distill.small.encoder", self.distill.small.encoder),
+        ):
+            for where, size in {"data.image_size": self.data.image_size, **sizes}.items():
+                if encoder and size < SMALLEST_IMAGE[encoder.stem]:
+                    raise ValueError(
+                        f"{where} ({size} pixels) is too small for {name}: stem {encoder.stem} "
+                        f"needs {SMALLEST_IMAGE[encoder.stem]} or more"
+                    )
         return self
 
 

@@ -10,10 +10,10 @@ from torch import nn
 
 from stages.data.store import ImageStore
 from stages.errors import run_stage
+from stages.losses.build import build_loss
 from stages.models.batch_norm import use_global_batch_norm
 from stages.models.momentum import MomentumEncoder, NegativeQueue
 from stages.models.simclr import build_encoder, build_simclr
-from stages.optim.build import build_optimizer
 from stages.optim.schedules import scaled_lr
 from stages.params import Params, PretrainParams, duration_in_steps, load_params
 from stages.records import write_record
@@ -21,7 +21,7 @@ from stages.training.batches import ViewLoader
 from stages.training.fingerprint import fingerprint
 from stages.training.launch import relaunched
 from stages.training.products import seeded, write_product
-from stages.training.recipes import architecture_of, view_recipe
+from stages.training.recipes import architecture_of, optimizer_for, view_recipe
 from stages.training.runtime import Runtime
 from stages.training.session import Session, write_curve
 from stages.training.state import TrainState
@@ -60,7 +60,13 @@ def main() -> None:
         runtime,
         state,
         loader.batches,
-        contrastive_step(runtime, pretrain.temperature, pretrain.precision, pretrain.memory.kind),
+        contrastive_step(
+            runtime,
+            pretrain.temperature,
+            pretrain.precision,
+            pretrain.memory.kind,
+            build_loss(temperature=pretrain.temperature, **pretrain.loss.model_dump()),
+        ),
         lambda watched: contrastive_watch(watched, pretrain.temperature),
         loader.waited,
     )
@@ -91,15 +97,8 @@ def build_state(
     if runtime.world_size > 1:
         for module in (model, *beside.values()):
             use_global_batch_norm(module, dist.group.WORLD)
-    optimizer = build_optimizer(
-        pretrain.optimizer.name,
-        model,
-        lr=scaled_lr(pretrain.optimizer.base_lr, batch_size, pretrain.optimizer.lr_scaling),
-        weight_decay=pretrain.optimizer.weight_decay,
-        momentum=pretrain.optimizer.momentum,
-    )
     model.train()
-    return TrainState(model, optimizer, beside=beside)
+    return TrainState(model, optimizer_for(model, pretrain.optimizer, batch_size), beside=beside)
 
 
 def plan_session(params: Params, store: ImageStore, loader: ViewLoader) -> Session:

@@ -5,6 +5,7 @@ is not put down to learning.
 """
 
 import argparse
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,21 @@ from torch import Tensor, nn
 from stages.data.store import ImageStore
 from stages.errors import run_stage
 from stages.evaluation.classify import accuracy, scores
-from stages.evaluation.features import frozen, outputs
+from stages.evaluation.features import frozen, outputs, state_digest
 from stages.evaluation.knn import knn_logits
 from stages.evaluation.linear_probe import regularisation_path
+from stages.models.heads import LinearClassifier
+from stages.models.linear_evaluation import LinearEvaluation
+from stages.models.resnet import ResNet
 from stages.models.simclr import SimCLR
 from stages.params import Params, ProbeParams, load_params
 from stages.records import write_results
-from stages.training.classifier import labelled_keys, open_split
+from stages.training.classifier import Schooling, labelled_keys, open_split
+from stages.training.fingerprint import fingerprint
 from stages.training.products import build_from, read_product, seeded
+from stages.training.recipes import evaluation_recipe
 from stages.training.runtime import Runtime
+from stages.training.steps import classify_step
 
 PRETRAINED = Path("artifacts/pretrain")
 
@@ -57,7 +64,12 @@ def main() -> None:
         ):
             sets = [with_features(encoder, labelled, params, runtime), *examined_on]
             begun_linear = time.perf_counter()
-            scored = linear_probe(*sets, params.probe)
+            if params.probe.method == "sgd":
+                name = f"probe/{fraction}/{linear}-seed-{seed}"
+                classifier = learn_by_sgd(name, encoder, labelled, params, seed, runtime)
+                scored = linear_scores(classifier, *sets[1:], params.probe)
+            else:
+                scored = linear_probe(*sets, params.probe)
             seconds = round(time.perf_counter() - begun_linear, 2)
             rows += [
                 {"method": linear, **common, **scored, "seconds": seconds},
@@ -70,6 +82,7 @@ def main() -> None:
         params=params.probe.model_dump(),
         data_fingerprint=test.fingerprint,
     )
+    shutil.rmtree(f"runs/probe/{fraction}", ignore_errors=True)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -86,7 +99,7 @@ def with_features(
 ) -> Labelled:
     """Features and classes of a store, from an encoder that must not change on the way."""
     with frozen(encoder):
-        features_ND = outputs(encoder, store, params.data.image_size, runtime.device)
+        features_ND = outputs(encoder, store, evaluation_recipe(params), runtime.device)
     return features_ND, torch.from_numpy(store.classes), len(store.class_names)
 
 
@@ -102,6 +115,47 @@ def linear_probe(
     return examined(
         chosen(validation[0]), validation[1], chosen(test[0]), test[1], {"l2": chosen.l2}
     )
+
+
+def learn_by_sgd(
+    name: str, encoder: ResNet, labelled: ImageStore, params: Params, seed: int, runtime: Runtime
+) -> LinearClassifier:
+    """A linear classifier on random crops, as the papers train theirs (SimCLR, B.6)."""
+    recipe = params.probe.sgd
+    assert recipe is not None
+    schooling = Schooling(
+        recipe.duration, recipe.warmup, recipe.batch_size, recipe.views, recipe.optimizer, seed
+    )
+    model = runtime.place(LinearEvaluation(encoder, len(labelled.class_names)))
+    with frozen(encoder):
+        schooling.train(
+            name,
+            model,
+            labelled,
+            classify_step(runtime, head_decay=schooling.head_decay),
+            params,
+            runtime,
+            Path("runs") / name,
+            fingerprint(
+                schooling=str(schooling),
+                data=labelled.fingerprint,
+                keys=labelled.keys,
+                encoder=state_digest(encoder),
+                image_size=params.data.image_size,
+            ),
+        )
+    return model.linear.cpu()
+
+
+def linear_scores(
+    classifier: LinearClassifier, validation: Labelled, test: Labelled, recipe: ProbeParams
+) -> dict[str, Any]:
+    """A finished classifier on features; nothing was left to choose on validation."""
+    assert recipe.sgd is not None
+    with torch.inference_mode():
+        on_validation, on_test = classifier(validation[0]), classifier(test[0])
+    settings = {"base_lr": recipe.sgd.optimizer.base_lr, "duration": recipe.sgd.duration}
+    return examined(on_validation, validation[1], on_test, test[1], settings)
 
 
 def nearest_neighbours(

@@ -3,16 +3,17 @@
 import argparse
 import hashlib
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stages.data.index import read_index, read_members
-from stages.data.label_fractions import choose_labelled
+from stages.data.index import Index, read_index, read_members
+from stages.data.label_fractions import choose_labelled, read_subset
 from stages.data.member_table import MemberTable
-from stages.errors import run_stage
-from stages.params import load_params
+from stages.errors import UserError, run_stage
+from stages.params import LABEL_LISTS, load_params
 from stages.records import write_record
 
 SHARDS, SUBSETS = Path("data/shards"), Path("data/subsets")
@@ -24,10 +25,16 @@ def main() -> None:
     begun = time.perf_counter()
     index = read_index(SHARDS)
     train = read_members(index, "train")
-    chosen = [
-        choose_labelled(train.keys, train.class_number.astype(np.int64), fraction, seed)
-        for seed in range(params.finetune.seeds)
-    ]
+    seeds = range(params.finetune.seeds)
+    name = params.finetune.label_lists.get(fraction)
+    if name is None:
+        classes_N = train.class_number.astype(np.int64)
+        chosen = [choose_labelled(train.keys, classes_N, fraction, seed) for seed in seeds]
+        origin: dict[str, Any] = {}
+    else:
+        keys, left_out = listed_keys(LABEL_LISTS / name, index, train)
+        chosen = [keys for _ in seeds]
+        origin = {"list": name, "left_out": left_out}
     folder = SUBSETS / fraction
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("seed-*.txt"):
@@ -53,11 +60,49 @@ def main() -> None:
         },
         {
             "label_fraction": fraction,
+            **origin,
             "seeds": rows,
             "class_names": list(index.class_names),
             "data_fingerprint": index.fingerprint,
         },
     )
+
+
+def listed_keys(path: Path, index: Index, train: MemberTable) -> tuple[list[str], dict[str, int]]:
+    """The labelled training images that a list names, sorted, the same for every seed.
+
+    What the shards set apart or refused can't be trained on, so such names are left out; how many,
+    by reason, is told and returned.
+
+    Raises:
+        UserError: the list can't be read, a line names no image or one twice, or nothing is left.
+    """
+    why = {
+        **{entry["key"]: "quarantined" for entry in index.content["quarantine"]},
+        **{
+            key: f"copies of {group['kept']} images"
+            for group in index.content["duplicates"]
+            for key in group.get("dropped", ())
+        },
+        **{key: name for name in ("test", "validation") for key in read_members(index, name).keys},
+        **{
+            key: "without a label"
+            for key, number in zip(train.keys, train.class_number, strict=True)
+            if number < 0
+        },
+    }
+    labelled = [key for key in train.keys if key not in why]
+    chosen, unusable = read_subset(path, labelled, why)
+    if not chosen:
+        raise UserError(f"{path} names no labelled training image, so there is nothing to learn.")
+    left_out = dict(Counter(why[key] for key in unusable))
+    if left_out:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+        total = len(chosen) + len(unusable)
+        print(  # noqa: T201 - the log
+            f"{path}: {len(unusable)} of its {total} images are left out ({reasons})", flush=True
+        )
+    return sorted(chosen), left_out
 
 
 def composition(keys: list[str], train: MemberTable, n_classes: int) -> dict[str, Any]:

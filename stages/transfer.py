@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.data.evaluation_views import official_evaluation_views
 from stages.errors import run_stage
 from stages.evaluation.classify import accuracy, scores
 from stages.evaluation.features import EVALUATION_BATCH, frozen
@@ -26,6 +25,7 @@ from stages.models.simclr import SimCLR
 from stages.params import Params, load_params
 from stages.records import write_record
 from stages.training.products import build_from, read_card, read_product, seeded
+from stages.training.recipes import evaluation_recipe
 from stages.training.runtime import Runtime
 
 PRETRAINED = Path("artifacts/pretrain")
@@ -103,11 +103,11 @@ def embed(
     encoder: nn.Module | None, images: LabelledImages, params: Params, runtime: Runtime
 ) -> Tensor:
     """Features (N, D) of the encoder, or the pixels themselves where there is none."""
-    image_size = params.data.image_size
+    seen_as = evaluation_recipe(params)
     shown = images.as_channels(params.data.channels)
     pixels_NCHW = torch.cat(
         [
-            official_evaluation_views(shown[start : start + EVALUATION_BATCH], image_size)
+            seen_as(shown[start : start + EVALUATION_BATCH])
             for start in range(0, len(shown), EVALUATION_BATCH)
         ]
     )

@@ -9,6 +9,8 @@ Shapes: B images, C channels, H W.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +19,32 @@ from stages.data import resize
 
 _LARGEST_UNCROPPED = 32
 _PROPORTION = 0.875
+
+
+@dataclass(frozen=True)
+class EvaluationRecipe:
+    """What an image is scored and embedded as.
+
+    Attributes:
+        size: side in pixels.
+        convention: whose order of crop and resize; see the module's docstring.
+        kernel: of the resize; None: the convention's own.
+        keep: share of the shorter side that is seen; None: 0.875 above 32 pixels, 1 up to there.
+    """
+
+    size: int
+    convention: Literal["official", "torchvision"] = "official"
+    kernel: resize.Kernel | None = None
+    keep: float | None = None
+
+    def __call__(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        """Images of any sizes, uint8, as (B, C, size, size) float32 in [0, 1]."""
+        if self.convention == "official":
+            kernel = self.kernel or "bicubic_tf2"
+            return official_evaluation_views(images, self.size, kernel, self.keep)
+        resize_to = round(self.size / self.keep) if self.keep else None
+        kernel = self.kernel or "bilinear_antialias"
+        return torchvision_evaluation_views(images, self.size, kernel, resize_to)
 
 
 def official_evaluation_views(

@@ -5,7 +5,7 @@ them inside the 10% list (google-research/simclr, imagenet_subsets/).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 
@@ -82,29 +82,44 @@ def _smallest(n_classes: int, n_images: int) -> str:
     return f"{math.ceil(exact * 10**digits) / 10**digits:.{digits}f}"
 
 
-def read_subset(path: Path, keys: Sequence[str]) -> list[str]:
+def read_subset(
+    path: Path, keys: Sequence[str], unusable: Mapping[str, str] | None = None
+) -> tuple[list[str], list[str]]:
     """The keys that a list names, one per line, in the list's order.
 
     A line may be a key, a file name with its ending, or only the last part of a key, as in the
     official ImageNet lists (n01440764_10183.JPEG).
 
+    Args:
+        path: the list.
+        keys: of the images that a line may name.
+        unusable: why not, by key, for images that are known but can't be used; looked up last.
+
+    Returns:
+        The keys named, and the named ones among the unusable.
+
     Raises:
-        UserError: a line that names no image, or more than one, or the same as another line.
+        UserError: no list can be read there, or it has a line that names no image, or more than
+            one, or the same as another line.
     """
-    known = set(keys)
-    by_name: dict[str, list[str]] = {}
-    for key in keys:
-        by_name.setdefault(PurePosixPath(key).name, []).append(key)
-    chosen: dict[str, None] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        what = "is not there" if isinstance(error, FileNotFoundError) else f"is no text ({error})"
+        raise UserError(
+            f"{path} {what}.\n  finetune.label_lists must name a file of that folder with a file "
+            "name per line."
+        ) from None
+    usable, others = _Names(keys), _Names(unusable or {})
+    chosen: dict[str, bool] = {}
     problems = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         if not (name := line.strip()):
             continue
-        stem = name.rpartition(".")[0] or name
-        whole = [key for key in (name, stem) if key in known]
-        found = whole[:1] or by_name.get(name) or by_name.get(stem) or []
+        in_use = usable.find(name)
+        found = in_use or others.find(name)
         if len(found) == 1 and found[0] not in chosen:
-            chosen[found[0]] = None
+            chosen[found[0]] = bool(in_use)
         else:
             why = "no such image" if not found else "named twice" if len(found) == 1 else "several"
             problems.append(f"line {number}, {name}: {why}")
@@ -114,4 +129,21 @@ def read_subset(path: Path, keys: Sequence[str]) -> list[str]:
             f"{path}: {len(problems)} of its lines can't be used as labels:\n  {shown}\n"
             "  Each line must name one training image, by key or by file name."
         )
-    return list(chosen)
+    used = [key for key, is_used in chosen.items() if is_used]
+    return used, [key for key in chosen if not chosen[key]]
+
+
+class _Names:
+    """Images by key, and by the last part of it."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self.keys = set(keys)
+        self.by_name: dict[str, list[str]] = {}
+        for key in self.keys:
+            self.by_name.setdefault(PurePosixPath(key).name, []).append(key)
+
+    def find(self, name: str) -> list[str]:
+        """The image of that key, else all of that name; with or without the file's ending."""
+        stem = name.rpartition(".")[0] or name
+        whole = [key for key in (name, stem) if key in self.keys]
+        return whole[:1] or self.by_name.get(name) or self.by_name.get(stem) or []

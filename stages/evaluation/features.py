@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.data.evaluation_views import official_evaluation_views
+from stages.data.evaluation_views import EvaluationRecipe
 from stages.data.store import ImageStore
 from stages.errors import StageError
 
 EVALUATION_BATCH = 500
 
 
-def outputs(module: nn.Module, store: ImageStore, image_size: int, device: torch.device) -> Tensor:
+def outputs(
+    module: nn.Module, store: ImageStore, seen_as: EvaluationRecipe, device: torch.device
+) -> Tensor:
     """What a module in inference mode makes of every image of a store, in the store's order.
 
     Returns:
@@ -29,7 +31,7 @@ def outputs(module: nn.Module, store: ImageStore, image_size: int, device: torch
     with torch.inference_mode():
         for start in range(0, store.n_images, EVALUATION_BATCH):
             positions_B = np.arange(start, min(start + EVALUATION_BATCH, store.n_images))
-            images_BCHW = official_evaluation_views(store.images(positions_B), image_size)
+            images_BCHW = seen_as(store.images(positions_B))
             images_BCHW = images_BCHW.to(device, memory_format=torch.channels_last)
             rows.append(module(images_BCHW).float().cpu())
     return torch.cat(rows)

@@ -1,17 +1,22 @@
 """Margin triplet loss, which SimCLR compares NT-Xent with (Table 2, appendix B.10).
 
-Shapes: B images, A anchors (both views: 2B), P width of z.
+Shapes: B images, R anchors asked for (both views of all images: 2B), P width of z.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.losses.nt_xent import check_shapes, unit_or_as_is
+from stages.losses.nt_xent import check_shapes, image_range, unit_or_as_is
 
 
 def margin_triplet(
-    z0_BP: Tensor, z1_BP: Tensor, margin: float, *, semi_hard: bool = False
+    z0_BP: Tensor,
+    z1_BP: Tensor,
+    margin: float,
+    *,
+    semi_hard: bool = False,
+    rows: slice | None = None,
 ) -> Tensor:
     """How far negatives come within a margin of the positive: mean of max(s_n - s_p + m, 0).
 
@@ -26,41 +31,44 @@ def margin_triplet(
         margin: m, of the cosines; SimCLR tried 0, 0.4, 0.8 and 1.6.
         semi_hard: keep one negative per anchor, see `semi_hard_negative`; an anchor with none
             adds 0.
+        rows: range of images whose two views are the anchors, as in `nt_xent`; None: all.
 
     Returns:
-        Scalar, the mean over the 2B anchors.
+        Scalar, the mean over the anchors.
     """
     check_shapes(z0_BP, z1_BP, None, None)
     with torch.autocast(z0_BP.device.type, enabled=False):
-        positive_A1, negative_AB = positives_and_negatives(z0_BP, z1_BP)
+        positive_R1, negative_RB = positives_and_negatives(z0_BP, z1_BP, rows)
         n_negatives = len(z0_BP) - 1
         if semi_hard:
-            negative_AB, n_negatives = semi_hard_negative(positive_A1, negative_AB), 1
-        hinge_AB = F.relu(negative_AB - positive_A1 + margin)
-        return hinge_AB.sum(dim=1).mean() / n_negatives
+            negative_RB, n_negatives = semi_hard_negative(positive_R1, negative_RB), 1
+        hinge_RB = F.relu(negative_RB - positive_R1 + margin)
+        return hinge_RB.sum(dim=1).mean() / n_negatives
 
 
-def positives_and_negatives(z0_BP: Tensor, z1_BP: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines of each of the 2B anchors with its partner, and with the other view of all images.
+def positives_and_negatives(
+    z0_BP: Tensor, z1_BP: Tensor, rows: slice | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cosines of each anchor with its partner, and with the other view of all images.
 
     Returns:
-        Shapes (2B, 1) and (2B, B); in the second, -inf stands where the partner is.
+        Shapes (R, 1) and (R, B); in the second, -inf stands where the partner is.
     """
-    similarity_BB = unit_or_as_is(z0_BP, True) @ unit_or_as_is(z1_BP, True).T
-    own_BB = torch.eye(len(similarity_BB), dtype=torch.bool, device=similarity_BB.device)
-    negative_AB = torch.cat([similarity_BB, similarity_BB.T])
-    negative_AB = negative_AB.masked_fill(own_BB.repeat(2, 1), -torch.inf)
-    return similarity_BB.diagonal().repeat(2)[:, None], negative_AB
+    start, stop = image_range(rows, len(z0_BP))
+    u0_BP, u1_BP = unit_or_as_is(z0_BP, True), unit_or_as_is(z1_BP, True)
+    similarity_RB = torch.cat([u0_BP[start:stop] @ u1_BP.T, u1_BP[start:stop] @ u0_BP.T])
+    own_R1 = torch.arange(start, stop, device=similarity_RB.device).repeat(2)[:, None]
+    return similarity_RB.gather(1, own_R1), similarity_RB.scatter(1, own_R1, -torch.inf)
 
 
-def semi_hard_negative(positive_A1: Tensor, negative_AB: Tensor) -> Tensor:
+def semi_hard_negative(positive_R1: Tensor, negative_RB: Tensor) -> Tensor:
     """The negative nearest to the anchor among those further away than the positive.
 
     FaceNet's rule (Schroff et al. 2015, section 3.2), which SimCLR cites. Whether it also stands
     within the margin is left to the hinge.
 
     Returns:
-        Its cosine, shape (A, 1); -inf where every negative is as near as the positive.
+        Its cosine, shape (R, 1); -inf where every negative is as near as the positive.
     """
-    further_AB = negative_AB.masked_fill(negative_AB >= positive_A1, -torch.inf)
-    return further_AB.max(dim=1, keepdim=True).values
+    further_RB = negative_RB.masked_fill(negative_RB >= positive_R1, -torch.inf)
+    return further_RB.max(dim=1, keepdim=True).values

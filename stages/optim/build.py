@@ -16,6 +16,10 @@ def build_optimizer(
     lr: float,
     weight_decay: float,
     momentum: float = 0.9,
+    *,
+    nesterov: bool | None = None,
+    classic_momentum: bool = True,
+    trust_coefficient: float = 0.001,
 ) -> Optimizer:
     """An optimizer over a module's trainable parameters.
 
@@ -26,6 +30,9 @@ def build_optimizer(
         lr: peak; a schedule writes `group["lr"]`.
         weight_decay: of the parameters that the rule decays; see `param_groups`.
         momentum: of lars and sgd.
+        nesterov: of lars and sgd; None: as officially, sgd with and lars without.
+        classic_momentum: of lars and sgd, see `LARS`; without it sgd is torch's own.
+        trust_coefficient: of lars.
 
     Raises:
         ValueError: no optimizer has that name, or the module has nothing to train.
@@ -37,8 +44,16 @@ def build_optimizer(
         raise ValueError("every parameter is frozen: there is nothing to train")
     match name:
         case "lars":
-            return LARS(groups, lr, momentum=momentum)
+            nesterov = bool(nesterov)
         case "sgd":  # LARS that adapts nothing
-            return LARS(groups, lr, momentum=momentum, nesterov=True)
+            nesterov = nesterov is not False
         case "adamw":
             return torch.optim.AdamW(groups, lr)
+    return LARS(
+        groups,
+        lr,
+        momentum=momentum,
+        trust_coefficient=trust_coefficient,
+        nesterov=nesterov,
+        classic_momentum=classic_momentum,
+    )

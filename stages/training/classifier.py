@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from stages.data.evaluation_views import EvaluationRecipe
 from stages.data.store import ImageStore
 from stages.evaluation.classify import accuracy, scores
 from stages.evaluation.features import outputs
-from stages.optim.build import build_optimizer
 from stages.optim.schedules import scaled_lr
 from stages.params import OptimizerParams, Params, ViewParams, duration_in_steps
 from stages.training.batches import ViewLoader
-from stages.training.recipes import view_recipe
+from stages.training.recipes import evaluation_recipe, optimizer_for, view_recipe
 from stages.training.runtime import Runtime
 from stages.training.session import Session
 from stages.training.state import TrainState
@@ -46,6 +46,11 @@ class Schooling:
     optimizer: OptimizerParams
     seed: int
 
+    @property
+    def head_decay(self) -> float:
+        """For `classify_step`: the classifier's weight decay, where it isn't the optimizer's."""
+        return self.optimizer.weight_decay if self.optimizer.name == "lars" else 0.0
+
     def train(
         self,
         name: str,
@@ -66,16 +71,7 @@ class Schooling:
         recipe = view_recipe(self.views, params.data.image_size)
         loader = ViewLoader(store, recipe, batch_size, n_views=1, seed=self.seed)
         peak_lr = scaled_lr(self.optimizer.base_lr, batch_size, self.optimizer.lr_scaling)
-        state = TrainState(
-            model,
-            build_optimizer(
-                self.optimizer.name,
-                model,
-                lr=peak_lr,
-                weight_decay=self.optimizer.weight_decay,
-                momentum=self.optimizer.momentum,
-            ),
-        )
+        state = TrainState(model, optimizer_for(model, self.optimizer, batch_size))
         session = Session(
             name=name,
             folder=folder,
@@ -112,13 +108,13 @@ class Examiner:
     Attributes:
         validation: labelled images set apart to choose with.
         open_test: opens the test split; called once, when something is reported.
-        image_size: pixels.
+        seen_as: evaluation views.
         runtime: device.
     """
 
     validation: ImageStore
     open_test: Callable[[], ImageStore]
-    image_size: int
+    seen_as: EvaluationRecipe
     runtime: Runtime
 
     @classmethod
@@ -126,13 +122,13 @@ class Examiner:
         return cls(
             open_split("validation", params),
             lambda: open_split("test", params),
-            params.data.image_size,
+            evaluation_recipe(params),
             runtime,
         )
 
     def choose(self, model: nn.Module) -> float:
         """Validation accuracy, the only figure a choice may look at."""
-        logits_NK = outputs(model, self.validation, self.image_size, self.runtime.device)
+        logits_NK = outputs(model, self.validation, self.seen_as, self.runtime.device)
         return accuracy(logits_NK, torch.from_numpy(self.validation.classes))
 
     def report(self, models: list[nn.Module]) -> list[dict[str, Any]]:
@@ -142,7 +138,7 @@ class Examiner:
         rows = []
         for model in models:
             begun = time.perf_counter()
-            on_test = scores(outputs(model, test, self.image_size, self.runtime.device), classes_N)
+            on_test = scores(outputs(model, test, self.seen_as, self.runtime.device), classes_N)
             rows.append(
                 {
                     "test_accuracy": on_test.pop("accuracy"),

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.losses.build import ContrastiveLoss, build_loss, nt_xent_by_size
 from stages.losses.distillation import distillation_loss, distillation_with_labels
-from stages.losses.nt_xent import moco_loss, nt_xent
+from stages.losses.nt_xent import moco_loss
 from stages.models.momentum import MomentumEncoder, NegativeQueue
 from stages.models.simclr import Classifier
+from stages.optim.param_groups import supervised_head_decay
 from stages.training.batches import Batch
 from stages.training.gather import average_gradients, gather_rows, mean_over_processes
 from stages.training.loop import Watched
@@ -22,8 +24,14 @@ from stages.training.state import TrainState
 Step = Callable[[TrainState, Batch], Watched]
 
 
-def contrastive_step(runtime: Runtime, temperature: float, precision: str, memory: str) -> Step:
-    """NT-Xent over both views of the global batch (SimCLR, eq. 1; SimCLRv2, section 2).
+def contrastive_step(
+    runtime: Runtime,
+    temperature: float,
+    precision: str,
+    memory: str,
+    loss_function: ContrastiveLoss | None = None,
+) -> Step:
+    """A contrastive loss over both views of the global batch (SimCLR, eq. 1; SimCLRv2, section 2).
 
     Args:
         runtime: device and processes.
@@ -31,7 +39,9 @@ def contrastive_step(runtime: Runtime, temperature: float, precision: str, memor
         precision: of the network; the loss is float32 always.
         memory: "none"; "simclr": keys of the EMA copy, current and past, join every anchor's
             negatives; "moco": the current keys are positives, past keys the only negatives.
+        loss_function: without a memory; None: NT-Xent at the temperature.
     """
+    memoryless_loss = loss_function or build_loss("nt_xent", temperature)
 
     def step(state: TrainState, batch: Batch) -> Watched:
         views_VBCHW = batch.views_VBCHW.to(runtime.device, non_blocking=True)
@@ -48,7 +58,7 @@ def contrastive_step(runtime: Runtime, temperature: float, precision: str, memor
         z0_BP, z1_BP = (gather_rows(z_BP, runtime) for z_BP in z_AP.chunk(2))
         n_images = len(z0_BP)
         if keys_AP is None:
-            loss = nt_xent(z0_BP, z1_BP, temperature, rows=runtime.rows(n_images))
+            loss = memoryless_loss(z0_BP, z1_BP, rows=runtime.rows(n_images))
         else:
             queue = state.beside["queue"]
             assert isinstance(queue, NegativeQueue)
@@ -63,7 +73,7 @@ def contrastive_step(runtime: Runtime, temperature: float, precision: str, memor
                 )
                 queue.enqueue(keys_AP[n_images:])
             else:
-                loss = nt_xent(
+                loss = nt_xent_by_size(
                     z0_BP,
                     z1_BP,
                     temperature,
@@ -84,8 +94,15 @@ def contrastive_step(runtime: Runtime, temperature: float, precision: str, memor
     return step
 
 
-def classify_step(runtime: Runtime, precision: str = "float32") -> Step:
-    """Cross entropy on labelled images, the whole network trained."""
+def classify_step(runtime: Runtime, precision: str = "float32", *, head_decay: float = 0.0) -> Step:
+    """Cross entropy on labelled images, the whole network trained.
+
+    Args:
+        runtime: device and processes.
+        precision: of the network; the loss is float32 always.
+        head_decay: weight decay of the classifier's kernel by a term of the loss, for LARS, which
+            leaves the classifier out of its own (`supervised_head_decay`); not in what is watched.
+    """
 
     def step(state: TrainState, batch: Batch) -> Watched:
         images_BCHW = _one_view(batch, runtime)
@@ -93,7 +110,8 @@ def classify_step(runtime: Runtime, precision: str = "float32") -> Step:
         with runtime.autocast(precision):
             logits_BK = state.model(images_BCHW)
         loss = F.cross_entropy(logits_BK.float(), batch.classes_B.to(runtime.device))
-        _update(state, loss, runtime)
+        decay = supervised_head_decay(state.model, head_decay) if head_decay else 0.0
+        _update(state, loss + decay, runtime)
         return {"loss": loss.detach()}
 
     return step
@@ -105,6 +123,8 @@ def distill_step(
     temperature: float,
     label_share: float,
     precision: str = "float32",
+    *,
+    scale_by_temperature_squared: bool = True,
 ) -> Step:
     """The student learns the teacher's soft labels of the same view (SimCLRv2, eq. 2 and 3).
 
@@ -114,6 +134,7 @@ def distill_step(
         temperature: of both softmaxes.
         label_share: weight of the true labels, which only labelled images have (class >= 0).
         precision: of student and teacher.
+        scale_by_temperature_squared: as the official notebook, see `distillation_loss`.
     """
     teacher.eval().requires_grad_(False)
 
@@ -130,9 +151,15 @@ def distill_step(
                 batch.classes_B.to(runtime.device),
                 temperature,
                 1 - label_share,
+                scale_by_temperature_squared=scale_by_temperature_squared,
             )
         else:
-            loss = distillation_loss(logits_BK, teacher_logits_BK, temperature)
+            loss = distillation_loss(
+                logits_BK,
+                teacher_logits_BK,
+                temperature,
+                scale_by_temperature_squared=scale_by_temperature_squared,
+            )
         _update(state, loss, runtime)
         return {"loss": loss.detach()}
 

@@ -1,9 +1,13 @@
 """What the user is told, and the code a stage ends with."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from stages.errors import Interrupted, StageError, UserError, run_stage
 
@@ -58,3 +62,34 @@ def test_a_folder_that_may_not_be_written_is_named(capsys: pytest.CaptureFixture
 def test_a_fault_of_ours_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         run_stage(failing(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "value", "said"),
+    [
+        ("finetune", ("finetune", "layers"), [0, 1, 5], "finetune.layers.2: Input should be less"),
+        ("finetune", ("pretrain", "head", "depth"), 1, "names layer 2, but pretrain.head.depth"),
+        ("pretrain", ("data", "image_size"), 12, "data.image_size (12 pixels) is too small for"),
+    ],
+)
+def test_what_the_networks_cannot_do_ends_with_2_before_anything_runs(
+    tmp_path: Path, root: Path, stage: str, key: tuple[str, ...], value: object, said: str
+):
+    params = yaml.safe_load((root / "pipeline/profiles/quick.yaml").read_text(encoding="utf-8"))
+    place = params
+    for name in key[:-1]:
+        place = place[name]
+    place[key[-1]] = value
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    words = [*("--fraction", "0.01")] if stage == "finetune" else []
+    done = subprocess.run(
+        [sys.executable, "-m", f"stages.{stage}", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: params.yaml can't be used:\n")
+    assert said in done.stderr

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from stages.errors import UserError
-from stages.params import check_params, duration_in_steps, load_params
+from stages.models.resnet import STRIDE
+from stages.params import SMALLEST_IMAGE, check_params, duration_in_steps, load_params
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,6 +55,19 @@ def test_a_misspelt_key_is_named_with_the_keys_that_exist(written: dict[str, Any
         ("distill.teacher_layer", 3, "must be one of finetune.layers [0, 1, 2]"),
         ("distill.small.seeds", 9, "above finetune.seeds (3)"),
         ("finetune.overrides", {"0.5": {"base_lr": 0.1}}, "names 0.5, not in label_fractions"),
+        ("finetune.overrides", {"0.1": {"layers": [0]}}, "must hold distill.teacher_layer (1)"),
+        ("finetune.overrides", {"0.1": {"layers": [1, 3]}}, "0.1.layers [1, 3] must be among"),
+        ("finetune.label_lists", {"0.5": "half.txt"}, "label_lists names 0.5, not in label_fract"),
+        ("finetune.label_lists", {"0.1": "../x.txt"}, "a file in label_lists/, without a folder"),
+        ("data.image_size", 14, "data.image_size (14 pixels) is too small for pretrain.encoder"),
+        ("data.image_size", 14, "stem small_stride2 needs 16 or more"),
+        ("pretrain.views.size", 15, "pretrain.views.size (15 pixels) is too small"),
+        ("pretrain.loss", {"kind": "nt_xent", "semi_hard": True}, "semi_hard is of nt_logistic"),
+        ("pretrain.loss.kind", "barlow", "'nt_logistic' or 'margin_triplet' (you wrote 'barlow')"),
+        ("pretrain.optimizer.nesterov", True, "adamw has no nesterov; leave it out"),
+        ("pretrain.optimizer.trust_coefficient", 0.01, "adamw has no trust_coefficient"),
+        ("probe.sgd", {}, "probe.sgd.duration: is missing"),
+        ("evaluation.resize", "bicubic", "evaluation.resize: Input should be 'bicubic_tf2', 'bi"),
         ("data.source", "folder", "source folder needs root"),
         ("data.channels", 2, "data.channels: Input should be 1 or 3 (you wrote 2)"),
         ("runtime.threads", "many", "runtime.threads: Input should be a valid integer"),
@@ -63,6 +77,41 @@ def test_an_impossible_value_is_named_with_what_is_allowed(
     written: dict[str, Any], key: str, value: Any, part: str
 ):
     assert part in message_for(written, key, value)
+
+
+@pytest.mark.parametrize("kind", ["nt_logistic", "margin_triplet"])
+@pytest.mark.parametrize("memory", ["simclr", "moco"])
+def test_a_memory_is_for_nt_xent_alone(written: dict[str, Any], kind: str, memory: str):
+    written["pretrain"]["loss"]["kind"] = kind
+    check_params(written)
+    message = message_for(written, "pretrain.memory.kind", memory)
+    assert f"loss.kind {kind} knows no memory (memory.kind is {memory})" in message
+
+
+def test_linear_evaluation_by_sgd_needs_its_settings(written: dict[str, Any]):
+    written["probe"]["method"] = "sgd"
+    check_params(written)
+    assert "method sgd needs sgd: duration" in message_for(written, "probe.sgd", None)
+
+
+def test_torchvisions_brightness_multiplies(written: dict[str, Any]):
+    written["pretrain"]["views"]["convention"] = "torchvision"
+    message = message_for(written, "pretrain.views.brightness_kind", "v1")
+    assert "brightness_kind v1 (adds) is of convention official only" in message
+
+
+def test_stems_need_the_pixels_that_the_networks_say():
+    assert SMALLEST_IMAGE == STRIDE
+
+
+def test_a_label_fraction_may_be_trained_from_layers_of_its_own(written: dict[str, Any]):
+    written["finetune"]["overrides"] = {"0.1": {"layers": [1]}, "0.01": {"duration": "9 steps"}}
+    finetune = check_params(written).finetune
+    assert [finetune.layers_at(f) for f in ("0.1", "0.01", "10_per_class")] == [
+        [1],
+        [0, 1, 2],
+        [0, 1, 2],
+    ]
 
 
 def test_every_mistake_is_listed_at_once(written: dict[str, Any]):

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import yaml
 
 from stages import shard, subsets
 from stages.data.images import encode_png
+from stages.data.index import read_index, read_members
 from stages.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,3 +105,52 @@ def test_too_small_a_fraction_writes_nothing(workspace: Path, monkeypatch: pytes
     with pytest.raises(UserError, match=r"0.04 of 60 .* is 2, too few for 3 classes"):
         run(monkeypatch, "0.04")
     assert not (workspace / "data/subsets/0.04").exists()
+
+
+@pytest.fixture
+def listed(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The workspace with a list for the fraction 0.1; the path of the list."""
+    monkeypatch.chdir(made)
+    text = (made / "params.yaml").read_text()
+    params = yaml.safe_load(text)
+    params["finetune"]["label_lists"] = {"0.1": "tenth.txt"}
+    (made / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    (made / "label_lists").mkdir(exist_ok=True)
+    yield made / "label_lists/tenth.txt"
+    (made / "params.yaml").write_text(text)
+
+
+def keys_of(split: str) -> list[str]:
+    return sorted(read_members(read_index(Path("data/shards")), split).keys)
+
+
+def test_a_list_stands_in_place_of_the_draw_for_every_seed(
+    listed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    wanted, set_apart = keys_of("train")[::7], keys_of("validation")[:2]
+    lines = [f"{key}.png" for key in reversed([*wanted, *set_apart])]
+    listed.write_text("\n".join(lines) + "\n")
+    run(monkeypatch, "0.1")
+    for seed in range(2):
+        assert Path(f"data/subsets/0.1/seed-{seed}.txt").read_text().splitlines() == wanted
+    details = json.loads(Path("metrics/subsets/0.1.run.json").read_text())
+    assert details["list"] == "tenth.txt"
+    assert details["left_out"] == {"validation": 2}
+    assert "2 of its 11 images are left out (2 validation)" in capsys.readouterr().out
+    run(monkeypatch, "0.2")  # has no list
+    drawn = [Path(f"data/subsets/0.2/seed-{seed}.txt").read_text() for seed in range(2)]
+    assert drawn[0] != drawn[1]
+
+
+def test_lines_that_name_no_image_are_counted_and_nothing_is_written(
+    listed: Path, monkeypatch: pytest.MonkeyPatch
+):
+    listed.write_text("n01440764_10183.JPEG\nn02113978_1310.JPEG\n" + keys_of("train")[0])
+    with pytest.raises(UserError, match=r"2 of its lines(.|\n)*line 1, n01440764_10183\.JPEG: no"):
+        run(monkeypatch, "0.1")
+    listed.write_text(keys_of("validation")[0])
+    with pytest.raises(UserError, match=r"tenth\.txt names no labelled training image"):
+        run(monkeypatch, "0.1")
+    listed.unlink()
+    with pytest.raises(UserError, match=r"tenth\.txt is not there"):
+        run(monkeypatch, "0.1")

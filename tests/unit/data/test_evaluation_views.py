@@ -4,6 +4,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from stages.data import resize
 from stages.data.evaluation_views import (
+    EvaluationRecipe,
     central_box,
     official_evaluation_views,
     torchvision_evaluation_views,
@@ -80,3 +81,29 @@ def test_a_list_of_any_sizes_equals_one_image_at_a_time(prepare):
 def test_resizing_below_the_cut_is_refused():
     with pytest.raises(ValueError, match=r"resize_to \(30\)"):
         torchvision_evaluation_views(images(50, 50), 48, resize_to=30)
+
+
+def test_a_recipe_left_open_is_the_official_test_image():
+    pixels = images(97, 131)
+    expected = official_evaluation_views(pixels, 64)
+    torch.testing.assert_close(EvaluationRecipe(64)(pixels), expected, rtol=0, atol=0)
+
+
+def test_a_recipe_has_the_convention_kernel_and_share_it_names():
+    pixels = images(97, 131)
+    for recipe, expected in (
+        (
+            EvaluationRecipe(64, "official", "bicubic_tf1", 0.5),
+            official_evaluation_views(pixels, 64, "bicubic_tf1", 0.5),
+        ),
+        (
+            EvaluationRecipe(64, "torchvision"),
+            torchvision_evaluation_views(pixels, 64, "bilinear_antialias"),
+        ),
+        (
+            EvaluationRecipe(64, "torchvision", "bicubic_antialias", 0.8),
+            torchvision_evaluation_views(pixels, 64, "bicubic_antialias", resize_to=80),
+        ),
+    ):
+        torch.testing.assert_close(recipe(pixels), expected, rtol=0, atol=0)
+        assert (recipe(pixels) - EvaluationRecipe(64)(pixels)).abs().max() > 0.05

@@ -99,13 +99,37 @@ def test_an_official_list_is_read_as_it_is(tmp_path: Path):
     path = tmp_path / "1percent.txt"
     path.write_text("n01440764_10183.JPEG\nn02113978_1310.JPEG\n\n")
     keys = ["train/n02113978/n02113978_1310", "train/n01440764/n01440764_10183", "train/x/y"]
-    assert read_subset(path, keys) == [keys[1], keys[0]]
+    assert read_subset(path, keys) == ([keys[1], keys[0]], [])
+
+
+def test_names_of_known_images_that_cannot_be_used_are_told_apart(tmp_path: Path):
+    path = tmp_path / "list.txt"
+    path.write_text("a.JPEG\nb.JPEG\nsame.JPEG\n")
+    keys, unusable = ["train/x/a", "train/x/same"], {"test/x/same": "test", "train/x/b": "held"}
+    assert read_subset(path, keys, unusable) == (["train/x/a", "train/x/same"], ["train/x/b"])
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00\xd8"])
+def test_a_list_that_is_not_there_or_no_text_is_named(tmp_path: Path, content: bytes | None):
+    path = tmp_path / "1percent.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"1percent\.txt is (not there|no text)(.|\n)*label_lists"):
+        read_subset(path, ["a"])
+
+
+def test_a_name_twice_is_refused(tmp_path: Path):
+    path = tmp_path / "list.txt"
+    path.write_text("a.JPEG\nb.JPEG\nx/a\n")
+    with pytest.raises(UserError, match=r"1 of its lines(.|\n)*line 3, x/a: named twice"):
+        read_subset(path, ["x/a", "x/b"])
 
 
 def test_a_list_of_keys_is_read_as_it_is(tmp_path: Path):
     path = tmp_path / "seed-0.txt"
     path.write_text("train-00001\ntrain-00002\n")
-    assert read_subset(path, ["train-00002", "train-00001"]) == ["train-00001", "train-00002"]
+    expected = (["train-00001", "train-00002"], [])
+    assert read_subset(path, ["train-00002", "train-00001"]) == expected
 
 
 def test_lines_that_name_no_image_or_two_are_listed(tmp_path: Path):

@@ -21,7 +21,13 @@ def with_text_keys(values: Any) -> Any:
 
 
 # Here a profile says only what differs from crop and flip, or from the other fractions.
-BRIEF = {"finetune.overrides.", "finetune.views.", "distill.views."}
+BRIEF = {
+    "finetune.overrides.",
+    "finetune.label_lists.",
+    "finetune.views.",
+    "distill.views.",
+    "probe.sgd.views.",
+}
 
 
 def keys(values: Any, prefix: str = "") -> set[str]:
@@ -32,13 +38,13 @@ def keys(values: Any, prefix: str = "") -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", ["smoke", "quick", "gpu", "imagenet"])
+@pytest.mark.parametrize("name", ["smoke", "quick", "gpu", "imagenet_v1", "imagenet"])
 def test_profile_can_be_used_and_carries_its_own_name(name: str):
     assert check_params(yaml.safe_load(profiles.text_of(name))).profile == name
     assert profiles.purpose_of(name)
 
 
-@pytest.mark.parametrize("name", ["smoke", "gpu", "imagenet"])
+@pytest.mark.parametrize("name", ["smoke", "gpu", "imagenet_v1", "imagenet"])
 def test_profile_names_every_knob_that_quick_names(name: str):
     quick, other = (keys(yaml.safe_load(profiles.text_of(each))) for each in ("quick", name))
     assert quick == other
@@ -62,7 +68,7 @@ def test_schema_in_the_repository_is_the_current_one(root: Path):
     assert written == profiles.schema_text(), "run: make schema"
 
 
-@pytest.mark.parametrize("name", ["smoke", "quick", "gpu", "imagenet"])
+@pytest.mark.parametrize("name", ["smoke", "quick", "gpu", "imagenet_v1", "imagenet"])
 def test_schema_accepts_the_profile_and_refuses_a_misspelt_key(name: str):
     schema = json.loads(profiles.schema_text())
     values = with_text_keys(yaml.safe_load(profiles.text_of(name)))
