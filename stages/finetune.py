@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from stages.errors import run_stage
+from stages.errors import UserError, run_stage
 from stages.models.simclr import SimCLR, build_classifier
 from stages.params import FinetuneOverride, Params, load_params
 from stages.training.classifier import Examiner, Schooling, labelled_keys, open_split
@@ -45,6 +45,13 @@ def finetune(
     labelled = open_split("train", params, keys=labelled_keys(fraction, seed))
     pretrained, card = read_product(PRETRAINED)
     assert isinstance(pretrained, SimCLR)
+    origin = card.get("origin", {})
+    if layer > 0 and origin.get("fresh_head"):
+        raise UserError(
+            f"finetune.layers names layer {layer} of g, and the network of pretrain.init_from "
+            f"({origin['init_from']}) came without g: its layers are untrained.\n"
+            "  Write finetune.layers: [0] and distill.teacher_layer: 0."
+        )
     seeded(seed)
     n_classes = len(labelled.class_names)
     classifier = runtime.place(

@@ -319,6 +319,14 @@ class PretrainParams(Section):
     optimizer: OptimizerParams
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
+    init_from: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="folder of a product or an official checkpoint that is taken instead of "
+            "training; null: train",
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _memory_needs_nt_xent(self) -> Self:

@@ -2,18 +2,21 @@
 
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
 
 from stages.data.store import ImageStore
-from stages.errors import run_stage
+from stages.errors import UserError, run_stage
+from stages.importing.start import network_to_start_from
 from stages.losses.build import build_loss
 from stages.models.batch_norm import use_global_batch_norm
 from stages.models.momentum import MomentumEncoder, NegativeQueue
-from stages.models.simclr import build_encoder, build_simclr
+from stages.models.simclr import SimCLR, build_encoder, build_simclr
 from stages.optim.schedules import scaled_lr
 from stages.params import Params, PretrainParams, duration_in_steps, load_params
 from stages.records import write_record
@@ -29,30 +32,21 @@ from stages.training.steps import contrastive_step
 from stages.training.watch import contrastive_watch
 
 SHARDS, PRODUCT, WORKDIR = Path("data/shards"), Path("artifacts/pretrain"), Path("runs/pretrain")
+MEASURED_IMAGES = 256  # on which a network that was taken over is measured
+VIEWS_AT_ONCE = 64
 
 
 def main() -> None:
     params = load_params()
     pretrain = params.pretrain
+    if pretrain.init_from is not None:
+        take_over(params, Path(pretrain.init_from))
+        return
     if relaunched("stages.pretrain", params.runtime.processes):
         return
     runtime = Runtime.start(params.runtime.device, params.runtime.threads)
-    store = ImageStore.open(
-        SHARDS,
-        "train",
-        with_labels=False,
-        channels=params.data.channels,
-        max_pixels=params.data.max_pixels,
-    )
-    batch_size = min(pretrain.batch_size, store.n_images)
-    loader = ViewLoader(
-        store,
-        view_recipe(pretrain.views, params.data.image_size),
-        batch_size,
-        n_views=2,
-        seed=pretrain.seed,
-        rows=runtime.rows(batch_size),
-    )
+    store = open_store(params)
+    loader = load_views(params, store, runtime, pretrain.batch_size)
     architecture = architecture_of(params)
     state = build_state(pretrain, architecture, loader.batch_size, runtime)
     session = plan_session(params, store, loader)
@@ -73,6 +67,29 @@ def main() -> None:
     if runtime.is_main:
         finish(params, state, store, session, architecture)
     runtime.stop()
+
+
+def open_store(params: Params) -> ImageStore:
+    return ImageStore.open(
+        SHARDS,
+        "train",
+        with_labels=False,
+        channels=params.data.channels,
+        max_pixels=params.data.max_pixels,
+    )
+
+
+def load_views(params: Params, store: ImageStore, runtime: Runtime, batch_size: int) -> ViewLoader:
+    """This process's share of batches of two views of each image."""
+    batch_size = min(batch_size, store.n_images)
+    return ViewLoader(
+        store,
+        view_recipe(params.pretrain.views, params.data.image_size),
+        batch_size,
+        n_views=2,
+        seed=params.pretrain.seed,
+        rows=runtime.rows(batch_size),
+    )
 
 
 def build_state(
@@ -143,23 +160,94 @@ def finish(
         "images_per_second": round(images / state.seconds, 1),
         "waited_share": round(state.waited_seconds / state.seconds, 4),
     }
-    write_curve(Path("plots/pretrain.csv"), state.curve)
+    leave(params, state.model, architecture, store, state.curve, numbers, {})
+    shutil.rmtree(WORKDIR, ignore_errors=True)
+
+
+def take_over(params: Params, folder: Path) -> None:
+    """Put another network in the place of pretraining; it is measured, and not trained."""
+    if folder.resolve().is_relative_to(PRODUCT.resolve()):
+        raise UserError(
+            f"pretrain.init_from is {folder}, which this stage itself writes.\n"
+            "  Copy it to a folder elsewhere, and name that."
+        )
+    begun = time.perf_counter()
+    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
+    if runtime.is_main:
+        alone = Runtime(runtime.device)
+        architecture = architecture_of(params)
+        start = network_to_start_from(folder, architecture, params.pretrain.seed)
+        store = open_store(params)
+        loader = load_views(params, store, alone, min(params.pretrain.batch_size, MEASURED_IMAGES))
+        row = measure(alone.place(start.model), loader, params.pretrain, alone)
+        numbers = {
+            **{name: value for name, value in row.items() if name not in {"step", "epoch", "lr"}},
+            "steps": 0,
+            "images": 0,
+            "seconds": round(time.perf_counter() - begun, 1),
+            "waited_share": 0.0,
+        }
+        origin = {**start.origin, "fresh_head": start.fresh_head}
+        leave(params, start.model, architecture, store, [row], numbers, origin)
+        said = f"pretrain: took over {folder}, as pretrain.init_from says; nothing was trained"
+        print(said, flush=True)  # noqa: T201 - the stage's log
+    runtime.stop()
+
+
+def measure(
+    model: SimCLR, loader: ViewLoader, pretrain: PretrainParams, runtime: Runtime
+) -> dict[str, float]:
+    """The row of a curve for a network as it is, in inference mode, on views of this data."""
+    views_ACHW = loader.batch(0).views_VBCHW.flatten(0, 1)
+    loss = build_loss(temperature=pretrain.temperature, **pretrain.loss.model_dump())
+    model.eval()
+    begun = time.perf_counter()
+    with torch.inference_mode():
+        z_AP = torch.cat(
+            [
+                model(part.to(runtime.device, memory_format=torch.channels_last)).float()
+                for part in views_ACHW.split(VIEWS_AT_ONCE)
+            ]
+        )
+        seconds = time.perf_counter() - begun
+        if not bool(z_AP.isfinite().all()):
+            raise UserError(
+                f"the network of pretrain.init_from ({pretrain.init_from}) gives values that are "
+                "not finite on these images.\n  Its weights can't be used; name another."
+            )
+        z0_BP, z1_BP = z_AP.chunk(2)
+        watched = {"loss": loss(z0_BP, z1_BP, rows=slice(None)), "z0": z0_BP, "z1": z1_BP}
+        seen = contrastive_watch(watched, pretrain.temperature)
+    rate = round(len(z0_BP) / seconds, 1)
+    return {"step": 0, "epoch": 0.0, **seen, "lr": 0.0, "images_per_second": rate}
+
+
+def leave(
+    params: Params,
+    model: nn.Module,
+    architecture: Mapping[str, Any],
+    store: ImageStore,
+    curve: Sequence[Mapping[str, float]],
+    numbers: Mapping[str, float],
+    origin: Mapping[str, Any],
+) -> None:
+    """Write curve, product and numbers; `origin` says where the network is from, if not trained."""
+    write_curve(Path("plots/pretrain.csv"), curve)
+    card: dict[str, Any] = {
+        "params": params.pretrain.model_dump(),
+        "data_fingerprint": store.fingerprint,
+    }
+    card |= {"origin": origin} if origin else {}
     write_product(
         PRODUCT,
-        state.model,
+        model,
         architecture,
         stage="pretrain",
-        params=params.pretrain.model_dump(),
-        data_fingerprint=store.fingerprint,
+        **card,
         metrics=numbers,
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
-    write_record(
-        "pretrain",
-        numbers,
-        {"params": params.pretrain.model_dump(), "data_fingerprint": store.fingerprint},
-    )
-    shutil.rmtree(WORKDIR, ignore_errors=True)
+    write_record("pretrain", numbers, card)
 
 
 if __name__ == "__main__":
