@@ -105,7 +105,7 @@ def train(
         f"{item} setting {number} seed {seed}",
         classifier,
         labelled,
-        classify_step(runtime),
+        classify_step(runtime, head_decay=setting.head_decay),
         params,
         runtime,
         Path("runs") / item / f"setting-{number}-seed-{seed}",
