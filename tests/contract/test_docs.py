@@ -1,0 +1,86 @@
+"""What the documentation names is there."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.params import Params
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted((ROOT / "pipeline/docs").glob("*.md"))
+CODE = re.compile(r"`([^`\n]+)`")
+FILE = re.compile(r"((?:stages|pipeline|tests)/[\w./-]*\.\w+)(?:::(\w+))?")
+PARAM = re.compile(rf"(?:{'|'.join(Params.model_fields)})(?:\.\w+)+")
+N_TRAPS = 32
+
+
+def named(page: Path) -> list[str]:
+    """Everything a page writes as code."""
+    return CODE.findall(page.read_text(encoding="utf-8"))
+
+
+@cache
+def functions(file: Path) -> set[str]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def test_there_are_pages():
+    assert PAGES
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_tests_that_a_page_names_exist(page: Path):
+    missing = []
+    for text in named(page):
+        if found := FILE.fullmatch(text):
+            file, test = ROOT / found[1], found[2]
+            if not file.is_file() or (test and test not in functions(file)):
+                missing.append(text)
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_params_that_a_page_names_exist(page: Path):
+    missing = []
+    for text in named(page):
+        if PARAM.fullmatch(key := text.partition(":")[0]):
+            model: Any = Params
+            for name in key.split("."):
+                fields = getattr(model, "model_fields", {})
+                if name not in fields:
+                    missing.append(text)
+                    break
+                model = fields[name].annotation
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_of_a_page_lead_to_one_of_its_headings_or_a_file(page: Path):
+    text = page.read_text(encoding="utf-8")
+    headings = {
+        re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in text.splitlines()
+        if line.startswith("#")
+    }
+    broken = [
+        target
+        for target in re.findall(r"\]\(([^)\s]+)\)", text)
+        if not target.startswith("http")
+        and (
+            target.removeprefix("#") not in headings
+            if target.startswith("#")
+            else not (page.parent / target).exists()
+        )
+    ]
+    assert broken == []
+
+
+def test_every_known_trap_has_a_decision():
+    text = (ROOT / "pipeline/docs/faithfulness.md").read_text(encoding="utf-8")
+    numbers = [int(number) for number in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)]
+    assert numbers == list(range(1, N_TRAPS + 1))
