@@ -7,7 +7,7 @@ RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 WHOLE := e2e or equality or kill or flow
 ELSEWHERE := slow or gpu or browser
 
-.PHONY: help setup reproduce report test lint format bench schema clean
+.PHONY: help setup reproduce report test lint format bench peers schema clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -40,6 +40,10 @@ format: setup ## format the code and mend what can be mended
 
 bench: setup ## measure speed against named peers (not part of the tests)
 	@$(RUN) sh -c 'for file in tests/benchmarks/bench_*.py; do python "$$file" || exit; done'
+
+peers: setup ## install what `make bench` compares with, beside the locked packages
+	@$(RUN) $$(command -v uv || echo .venv-tools/bin/uv) pip install --quiet \
+		--python .venv/bin/python -r requirements-bench.lock
 
 schema: setup ## write the JSON schema of params.yaml that editors use
 	@$(RUN) python -m pipeline schema --write

@@ -5,8 +5,9 @@
 One JSON line per figure; `ratio` >= `target` is good. Runs of the peers alternate, and medians of
 wall-clock time are compared, so that a busy machine slows them alike. The promise is for one
 thread; with all of them the same is measured, but where other programs want the cores, threads
-that wait for each other decide that figure. The peer is not a dependency of the project
-(`pip install --no-deps lightly lightly-utils`); without it only our own whole-matrix form is one.
+that wait for each other decide that figure. The peer is in the dependency group `bench`, which
+`make peers` installs; without it only our own whole-matrix form is one. The last figure is of a
+small batch, where what the training step takes (`nt_xent_by_size`) may cost no more than that form.
 """
 
 import argparse
@@ -24,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402 - the project's folder comes first on the path
 from torch import Tensor  # noqa: E402
 
+from stages.losses.build import nt_xent_by_size  # noqa: E402
 from stages.losses.nt_xent import nt_xent  # noqa: E402
 from stages.losses.streaming_nt_xent import streaming_nt_xent  # noqa: E402
 
@@ -31,6 +33,8 @@ TEMPERATURE = 0.1
 TIMES_AS_FAST = 4.0
 TIMES_LESS_MEMORY = 10.0
 SMALL = 64  # pairs of a warm-up
+SMALL_BATCH, SMALL_ROUNDS = 256, 51
+SHARE_OF_THE_PLAIN_FORMS_SPEED = 0.9
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -44,7 +48,11 @@ def build_losses() -> dict[str, Loss]:
     try:
         from lightly.loss import NTXentLoss
     except ImportError as error:
-        print(f"lightly can't be imported ({error}): no comparison with it", file=sys.stderr)
+        print(
+            f"lightly, the peer, can't be imported ({error}): no comparison with it.\n"
+            "  Install it beside the locked packages: make peers",
+            file=sys.stderr,
+        )
     else:
         losses["lightly"] = NTXentLoss(temperature=TEMPERATURE)
     return losses
@@ -124,6 +132,7 @@ def main() -> None:
         seconds = median_seconds(losses, *size, arguments.rounds)
         target = TIMES_AS_FAST if n_threads == 1 else None
         report("nt_xent_speed", seconds, target, "seconds", {**setting, "threads": n_threads})
+    measure_small_batch(size[1])
 
 
 def report(
@@ -131,16 +140,34 @@ def report(
 ) -> None:
     """A line for each peer; only lightly is one that we promised to beat."""
     for peer in sorted(measured.keys() - {"streaming"}):
-        figure = {
-            "name": name,
-            "ratio": round(measured[peer] / measured["streaming"], 2),
-            "target": target if peer == "lightly" else None,
-            "peer": peer,
-            f"ours_{unit}": round(measured["streaming"], 4),
-            f"peer_{unit}": round(measured[peer], 4),
-            **setting,
-        }
-        print(json.dumps(figure), flush=True)
+        print_figure(name, measured, peer, target if peer == "lightly" else None, unit, setting)
+
+
+def measure_small_batch(width: int) -> None:
+    torch.set_num_threads(1)
+    losses: dict[str, Loss] = {
+        "streaming": lambda z0, z1: nt_xent_by_size(z0, z1, TEMPERATURE),
+        "whole_matrix": lambda z0, z1: nt_xent(z0, z1, TEMPERATURE),
+    }
+    seconds = median_seconds(losses, SMALL_BATCH, width, SMALL_ROUNDS)
+    setting = {"pairs": SMALL_BATCH, "width": width, "threads": 1}
+    name, target = "nt_xent_small_batch_speed", SHARE_OF_THE_PLAIN_FORMS_SPEED
+    print_figure(name, seconds, "whole_matrix", target, "seconds", setting)
+
+
+def print_figure(
+    name: str, measured: dict, peer: str, target: float | None, unit: str, setting: dict[str, int]
+) -> None:
+    figure = {
+        "name": name,
+        "ratio": round(measured[peer] / measured["streaming"], 2),
+        "target": target,
+        "peer": peer,
+        f"ours_{unit}": round(measured["streaming"], 6),
+        f"peer_{unit}": round(measured[peer], 6),
+        **setting,
+    }
+    print(json.dumps(figure), flush=True)
 
 
 if __name__ == "__main__":
