@@ -23,7 +23,9 @@ def pretraining_section(study: Study) -> str:
         _chart(rows, "lr", "Learning rate", lambda v: f"{v:.2g}"),
         _chart(rows, "images_per_second", "Images per second", lambda v: f"{v:,.0f}"),
     ]
+    origin = study.details("pretrain").get("origin")
     facts = [
+        ("Not trained here, but taken from", escape(origin["init_from"]) if origin else ""),
         ("Contrastive loss at the end", shown(numbers, "loss", "{:.3f} nats")),
         ("Partner found", shown(numbers, "contrastive_accuracy", "{:.1%}")),
         ("Effective rank of z", shown(numbers, "effective_rank", "{:.1f}")),

@@ -12,9 +12,12 @@ import torch
 import yaml
 from PIL import Image
 
+from pipeline.report.results import Study
+from pipeline.report.training import pretraining_section
 from stages import finetune, pretrain, shard, subsets
 from stages.errors import UserError
 from stages.models.simclr import SimCLR, build_classifier, build_encoder, build_simclr
+from stages.params import load_params
 from stages.training.products import read_product, write_product
 
 CLASSES = ("dark", "light")
@@ -94,6 +97,8 @@ def test_pretraining_is_replaced_measured_and_not_trained(
     assert header.split(",")[:3] == ["step", "epoch", "loss"]
     assert row.startswith("0,0,")
     assert "took over elsewhere" in capsys.readouterr().out
+    page = pretraining_section(Study(project, load_params()))
+    assert "<dt>Not trained here, but taken from</dt><dd>elsewhere</dd>" in page
     pretrain.main()  # once more, the same
     assert read_product(Path("artifacts/pretrain"))[1]["weights_sha256"] == card["weights_sha256"]
 
