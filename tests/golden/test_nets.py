@@ -27,12 +27,12 @@ from stages.models.simclr import SimCLR, build_classifier, build_encoder, build_
 
 pytestmark = pytest.mark.golden
 
-GOLDEN = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parent / "data"))
+GOLDEN = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parent / "data")
 NETS = sorted(path.parent.name for path in GOLDEN.glob("nets/*/variables.json"))
 TRAINED = [name for name in NETS if "x_train" in np.load(GOLDEN / "nets" / name / "io.npz").files]
 
 EVAL = 5e-6
-EVAL_MOMENTS = 1e-5
+EVAL_MOMENTS = 1e-5  # a mean of many values may be small beside what it is the mean of
 TIMES_FLOAT64_DIFFERENCE = 3  # as far from the stored float32 run as three times its own error
 TRAIN_FLOOR = 2e-5  # two sums in another order, on the batch statistics of a few images
 TRAIN_CEILING = 1e-3
@@ -188,10 +188,8 @@ def test_eval_mode_stages_are_the_official_ones(net: Net):
             "corner": x_BHWC[:, -2:, -2:, :8],
         }
         for moment, value in moments.items():
-            worst[f"{ours} {moment}"] = (
-                difference(value, net.io[f"{key}_{moment}"]),
-                EVAL_MOMENTS,
-            )
+            limit = EVAL if moment == "corner" else EVAL_MOMENTS
+            worst[f"{ours} {moment}"] = difference(value, net.io[f"{key}_{moment}"]), limit
     assert {name: pair for name, pair in worst.items() if pair[0] > pair[1]} == {}
 
 
