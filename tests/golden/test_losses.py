@@ -59,6 +59,13 @@ def official_loss(loss_function, case: dict[str, np.ndarray], dtype: torch.dtype
     return loss.item(), np.concatenate([z0_BP.grad.numpy(), z1_BP.grad.numpy()])
 
 
+def rounding_of_a_gradient(case: dict[str, np.ndarray]) -> float:
+    """What the rounding of a softmax of almost 1 may move an entry of the gradient by."""
+    norms = np.linalg.norm(np.concatenate([case["z1"], case["z2"]]), axis=1)
+    slope = 1 / norms.min() if case["hidden_norm"] else norms.max()
+    return float(np.finfo(np.float32).eps * slope / (case["temperature"] * len(case["z1"])))
+
+
 @pytest.mark.parametrize("loss_function", [nt_xent, streaming_nt_xent])
 def test_nt_xent_is_half_the_official_loss_with_half_its_gradient(golden_dir, loss_function):
     for case in cases(golden_dir / "nt_xent.npz", "case", "_loss"):
@@ -67,7 +74,8 @@ def test_nt_xent_is_half_the_official_loss_with_half_its_gradient(golden_dir, lo
         official_grad = np.concatenate([case["grad_z1"], case["grad_z2"]])
         # Where the loss is nearly 0 its float32 gradient, the official one too, is mostly rounding.
         official_error = np.abs(official_grad - precise_grad).max()
-        limit = GRADIENT_OF_LARGEST * np.abs(official_grad).max() + 2 * official_error
+        largest = np.abs(official_grad).max()
+        limit = GRADIENT_OF_LARGEST * largest + 2 * official_error + rounding_of_a_gradient(case)
         np.testing.assert_allclose(loss, case["loss"], **LOSSES)
         np.testing.assert_allclose(grad, official_grad, rtol=0, atol=limit)
 

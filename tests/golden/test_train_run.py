@@ -58,7 +58,7 @@ pytestmark = pytest.mark.golden
 FOLDER = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parent / "data") / "train_run"
 CPU = Runtime(torch.device("cpu"))
 OFFICIAL_IS_TWICE = 2  # its NT-Xent adds the means of the two directions
-OPTIMIZERS = {"lars": "lars", "momentum": "sgd"}
+OPTIMIZERS: dict[str, Literal["lars", "sgd"]] = {"lars": "lars", "momentum": "sgd"}
 
 LR = 1e-6
 LOSSES = 3e-4  # of a step from the stored weights
