@@ -107,8 +107,8 @@ def read_subset(
     except (FileNotFoundError, UnicodeDecodeError) as error:
         what = "is not there" if isinstance(error, FileNotFoundError) else f"is no text ({error})"
         raise UserError(
-            f"{path} {what}.\n  finetune.label_lists must name a file of that folder with a file "
-            "name per line."
+            f"{path} {what}.\n  Put the list there, a file name per line (README.md beside it says "
+            "where the papers' are), or take it out of finetune.label_lists."
         ) from None
     usable, others = _Names(keys), _Names(unusable or {})
     chosen: dict[str, bool] = {}
