@@ -86,7 +86,7 @@ def _check_label_fraction(value: Any) -> Any:
     return text
 
 
-LABEL_LISTS = Path("label_lists")  # the stage subsets depends on this folder
+LABEL_LISTS = Path("stages/label_lists")  # the stage subsets depends on this folder
 
 LabelFraction = Annotated[
     str,
@@ -285,6 +285,9 @@ class LossParams(Section):
     semi_hard: Annotated[
         bool, Field(description="nt_logistic, margin_triplet: one semi-hard negative per anchor")
     ] = False
+    scale: Annotated[
+        float, Field(gt=0, description="of what is minimised; 2: both directions summed, official")
+    ] = 1.0
 
     @model_validator(mode="after")
     def _nt_xent_takes_all_negatives(self) -> Self:
@@ -426,7 +429,9 @@ class FinetuneParams(TrainOnLabels):
     ]
     label_lists: Annotated[
         dict[LabelFraction, Annotated[str, AfterValidator(_check_list_name)]],
-        Field(description="by label fraction: a file in label_lists/ that says which images"),
+        Field(
+            description="by label fraction: a file in stages/label_lists/ that says which images"
+        ),
     ] = {}
     layers: HeadLayers
     seeds: Annotated[int, Field(ge=1, le=100, description="label subsets, each with its own init")]

@@ -13,7 +13,7 @@ from torch import nn
 from stages.data.store import ImageStore
 from stages.errors import UserError, run_stage
 from stages.importing.start import network_to_start_from
-from stages.losses.build import build_loss
+from stages.losses.build import ContrastiveLoss, build_loss
 from stages.models.batch_norm import use_global_batch_norm
 from stages.models.momentum import MomentumEncoder, NegativeQueue
 from stages.models.simclr import SimCLR, build_encoder, build_simclr
@@ -59,7 +59,8 @@ def main() -> None:
             pretrain.temperature,
             pretrain.precision,
             pretrain.memory.kind,
-            build_loss(temperature=pretrain.temperature, **pretrain.loss.model_dump()),
+            loss_of(pretrain),
+            loss_scale=pretrain.loss.scale,
         ),
         lambda watched: contrastive_watch(watched, pretrain.temperature),
         loader.waited,
@@ -194,12 +195,17 @@ def take_over(params: Params, folder: Path) -> None:
     runtime.stop()
 
 
+def loss_of(pretrain: PretrainParams) -> ContrastiveLoss:
+    chosen = pretrain.loss.model_dump(exclude={"scale"})
+    return build_loss(temperature=pretrain.temperature, **chosen)
+
+
 def measure(
     model: SimCLR, loader: ViewLoader, pretrain: PretrainParams, runtime: Runtime
 ) -> dict[str, float]:
     """The row of a curve for a network as it is, in inference mode, on views of this data."""
     views_ACHW = loader.batch(0).views_VBCHW.flatten(0, 1)
-    loss = build_loss(temperature=pretrain.temperature, **pretrain.loss.model_dump())
+    loss = loss_of(pretrain)
     model.eval()
     begun = time.perf_counter()
     with torch.inference_mode():

@@ -30,6 +30,8 @@ def contrastive_step(
     precision: str,
     memory: str,
     loss_function: ContrastiveLoss | None = None,
+    *,
+    loss_scale: float = 1.0,
 ) -> Step:
     """A contrastive loss over both views of the global batch (SimCLR, eq. 1; SimCLRv2, section 2).
 
@@ -40,6 +42,8 @@ def contrastive_step(
         memory: "none"; "simclr": keys of the EMA copy, current and past, join every anchor's
             negatives; "moco": the current keys are positives, past keys the only negatives.
         loss_function: without a memory; None: NT-Xent at the temperature.
+        loss_scale: what is minimised is the loss times it, what is watched is the loss. 2 is the
+            official sum over both directions, against which weight decay weighs half as much.
     """
     memoryless_loss = loss_function or build_loss("nt_xent", temperature)
 
@@ -82,7 +86,7 @@ def contrastive_step(
                     rows=runtime.rows(n_images),
                 )
                 queue.enqueue(keys_AP)
-        _update(state, loss, runtime)
+        _update(state, loss * loss_scale, runtime)
         if memory == "simclr" and isinstance(momentum_encoder, MomentumEncoder):
             momentum_encoder.update(state.model)
         return {

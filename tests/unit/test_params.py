@@ -58,7 +58,11 @@ def test_a_misspelt_key_is_named_with_the_keys_that_exist(written: dict[str, Any
         ("finetune.overrides", {"0.1": {"layers": [0]}}, "must hold distill.teacher_layer (1)"),
         ("finetune.overrides", {"0.1": {"layers": [1, 3]}}, "0.1.layers [1, 3] must be among"),
         ("finetune.label_lists", {"0.5": "half.txt"}, "label_lists names 0.5, not in label_fract"),
-        ("finetune.label_lists", {"0.1": "../x.txt"}, "a file in label_lists/, without a folder"),
+        (
+            "finetune.label_lists",
+            {"0.1": "../x.txt"},
+            "a file in stages/label_lists/, without a folder",
+        ),
         ("data.image_size", 14, "data.image_size (14 pixels) is too small for pretrain.encoder"),
         ("data.image_size", 14, "stem small_stride2 needs 16 or more"),
         ("pretrain.views.size", 15, "pretrain.views.size (15 pixels) is too small"),

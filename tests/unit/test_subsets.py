@@ -115,8 +115,8 @@ def listed(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     params = yaml.safe_load(text)
     params["finetune"]["label_lists"] = {"0.1": "tenth.txt"}
     (made / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    (made / "label_lists").mkdir(exist_ok=True)
-    yield made / "label_lists/tenth.txt"
+    (made / "stages/label_lists").mkdir(parents=True, exist_ok=True)
+    yield made / "stages/label_lists/tenth.txt"
     (made / "params.yaml").write_text(text)
 
 

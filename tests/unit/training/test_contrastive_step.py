@@ -36,7 +36,7 @@ def a_batch() -> Batch:
 
 
 def one_step(
-    network: SimCLR, loss_function: Any = None, memory: str = "none"
+    network: SimCLR, loss_function: Any = None, memory: str = "none", loss_scale: float = 1.0
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss of a step, and the change that it makes to every weight."""
     model = copy.deepcopy(network)
@@ -44,7 +44,7 @@ def one_step(
     if memory != "none":
         beside = {"momentum_encoder": MomentumEncoder(model, 0.9), "queue": NegativeQueue(40, 8)}
     state = TrainState(model, build_optimizer("sgd", model, 0.1, 0.0), beside=beside)
-    step = contrastive_step(CPU, 0.2, "float32", memory, loss_function)
+    step = contrastive_step(CPU, 0.2, "float32", memory, loss_function, loss_scale=loss_scale)
     for _ in range(2 if memory != "none" else 1):  # the second has a queue that is not empty
         loss = float(step(state, a_batch())["loss"])
     before = dict(network.named_parameters())
@@ -90,3 +90,10 @@ def test_another_loss_is_what_the_step_minimises(loss_function: Any):
             weight += 1e-3 * changes[name]  # a small part of the way: downhill for sure
     again, _ = one_step(moved, loss_function)
     assert again < loss
+
+
+def test_the_scale_is_of_what_is_minimised_and_not_of_what_is_watched():
+    network = a_network()
+    loss, changes = one_step(network)
+    scaled_loss, scaled = one_step(network, loss_scale=2.0)
+    assert_same_step((scaled_loss, scaled), (loss, {name: 2 * c for name, c in changes.items()}))
