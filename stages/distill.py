@@ -19,8 +19,10 @@ from stages.training.classifier import Examiner, Schooling, labelled_keys, open_
 from stages.training.fingerprint import fingerprint
 from stages.training.outcomes import Trained, conclude
 from stages.training.products import build_from, read_product, seeded
+from stages.training.recipes import view_recipe
 from stages.training.runtime import Runtime
-from stages.training.steps import distill_step
+from stages.training.steps import Answers, distill_step
+from stages.training.teachers import answers_over_views, answers_to_the_same_view
 
 PRETRAINED = Path("artifacts/pretrain")
 
@@ -72,7 +74,7 @@ def distill(
         store,
         distill_step(
             runtime,
-            runtime.place(teacher),
+            answers_of(runtime.place(teacher), store, params, student, seed, runtime),
             student.temperature,
             distilling.label_share,
             scale_by_temperature_squared=distilling.scale_by_temperature_squared,
@@ -83,6 +85,7 @@ def distill(
         fingerprint(
             schooling=str(schooling),
             student=student.model_dump(),
+            teacher_views=distilling.teacher_views,
             label_share=distilling.label_share,
             scale_by_temperature_squared=distilling.scale_by_temperature_squared,
             data=store.fingerprint,
@@ -105,6 +108,28 @@ def distill(
             "images": store.n_images,
         },
         folder=f"seed-{seed}",
+    )
+
+
+def answers_of(
+    teacher: Classifier,
+    store: ImageStore,
+    params: Params,
+    student: StudentParams,
+    seed: int,
+    runtime: Runtime,
+) -> Answers:
+    """The soft labels: of the view at hand, or made once over several."""
+    if params.distill.teacher_views == 0:
+        return answers_to_the_same_view(teacher, runtime)
+    return answers_over_views(
+        teacher,
+        store,
+        view_recipe(params.distill.views, params.data.image_size),
+        params.distill.teacher_views,
+        student.temperature,
+        seed,
+        runtime,
     )
 
 

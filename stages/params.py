@@ -477,6 +477,15 @@ class DistillParams(Section):
     scale_by_temperature_squared: Annotated[
         bool, Field(description="true: as the official notebook; false: eq. 2 as printed")
     ] = True
+    teacher_views: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=64,
+            description="0: the teacher sees the student's view, as in the paper; "
+            "else one answer per image, its mean over so many views",
+        ),
+    ] = 0
     batch_size: Count
     warmup: Duration | None = None
     views: LabelledViewParams = LabelledViewParams()

@@ -13,7 +13,6 @@ from stages.losses.build import ContrastiveLoss, build_loss, nt_xent_by_size
 from stages.losses.distillation import distillation_loss, distillation_with_labels
 from stages.losses.nt_xent import moco_loss
 from stages.models.momentum import MomentumEncoder, NegativeQueue
-from stages.models.simclr import Classifier
 from stages.optim.param_groups import supervised_head_decay
 from stages.training.batches import Batch
 from stages.training.gather import average_gradients, gather_rows, mean_over_processes
@@ -22,6 +21,7 @@ from stages.training.runtime import Runtime
 from stages.training.state import TrainState
 
 Step = Callable[[TrainState, Batch], Watched]
+Answers = Callable[[Batch, Tensor], Tensor]  # a batch and its images BCHW to a teacher's logits BK
 
 
 def contrastive_step(
@@ -123,29 +123,27 @@ def classify_step(runtime: Runtime, precision: str = "float32", *, head_decay: f
 
 def distill_step(
     runtime: Runtime,
-    teacher: Classifier,
+    teacher: Answers,
     temperature: float,
     label_share: float,
     precision: str = "float32",
     *,
     scale_by_temperature_squared: bool = True,
 ) -> Step:
-    """The student learns the teacher's soft labels of the same view (SimCLRv2, eq. 2 and 3).
+    """The student learns the teacher's soft labels (SimCLRv2, eq. 2 and 3).
 
     Args:
         runtime: device and processes.
-        teacher: frozen, in inference mode.
+        teacher: gives its logits; see `teachers`.
         temperature: of both softmaxes.
         label_share: weight of the true labels, which only labelled images have (class >= 0).
-        precision: of student and teacher.
+        precision: of the student.
         scale_by_temperature_squared: as the official notebook, see `distillation_loss`.
     """
-    teacher.eval().requires_grad_(False)
 
     def step(state: TrainState, batch: Batch) -> Watched:
         images_BCHW = _one_view(batch, runtime)
-        with torch.no_grad(), runtime.autocast(precision):
-            teacher_logits_BK = teacher(images_BCHW).float()
+        teacher_logits_BK = teacher(batch, images_BCHW)
         with runtime.autocast(precision):
             logits_BK = state.model(images_BCHW).float()
         if label_share > 0 and batch.classes_B is not None:

@@ -12,6 +12,7 @@ from stages.training.batches import Batch
 from stages.training.runtime import Runtime
 from stages.training.state import TrainState
 from stages.training.steps import distill_step
+from stages.training.teachers import answers_to_the_same_view
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -32,7 +33,11 @@ def test_the_square_of_the_temperature_scales_the_loss_and_the_step(label_share:
         student = copy.deepcopy(start).train()
         state = TrainState(student, build_optimizer("sgd", student, 0.5, 0.0))
         step = distill_step(
-            CPU, a_classifier(1), 0.5, label_share, scale_by_temperature_squared=scales
+            CPU,
+            answers_to_the_same_view(a_classifier(1), CPU),
+            0.5,
+            label_share,
+            scale_by_temperature_squared=scales,
         )
         loss = float(step(state, batch)["loss"])
         seen.append((loss, student.linear.weight.detach() - start.linear.weight.detach()))
