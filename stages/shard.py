@@ -9,15 +9,13 @@ from typing import Any
 from tqdm import tqdm
 
 from stages.data.build import Wanted, build_shards
-from stages.data.fashion_mnist import read_fashion_mnist
-from stages.data.folders import read_class_folders, read_labels_csv
-from stages.data.sources import Source
+from stages.data.reading import read_source
 from stages.data.splits import SplitSizes
 from stages.errors import run_stage
 from stages.params import DataParams, load_params
 from stages.records import write_record
 
-SHARDS, WORKDIR, RAW = Path("data/shards"), Path("runs/shard"), Path("data/raw")
+SHARDS, WORKDIR = Path("data/shards"), Path("runs/shard")
 
 
 def main() -> None:
@@ -27,18 +25,8 @@ def main() -> None:
         content = build_shards(
             read_source(params), wanted_of(params), SHARDS, WORKDIR, cores(), progress.tell
         )
-    write_record("shard", numbers_of(content, time.perf_counter() - begun), details_of(content))
-
-
-def read_source(params: DataParams) -> Source:
-    """The images that params.yaml names."""
-    root = Path(params.root) if params.root is not None else None
-    if params.source == "fashion_mnist":
-        return read_fashion_mnist(root, RAW / "fashion_mnist")
-    assert root is not None  # DataParams has checked it
-    if params.source == "folder":
-        return read_class_folders(root)
-    return read_labels_csv(root, Path(str(params.labels_csv)))
+    details = details_of(content) | {"shards_taken_over": progress.taken_over}
+    write_record("shard", numbers_of(content, time.perf_counter() - begun), details)
 
 
 def wanted_of(params: DataParams) -> Wanted:
@@ -94,6 +82,7 @@ class _Progress:
     def __init__(self) -> None:
         self.bar: tqdm | None = None
         self.phase = ""
+        self.taken_over = 0
 
     def __enter__(self) -> "_Progress":
         return self
@@ -103,6 +92,11 @@ class _Progress:
             self.bar.close()
 
     def tell(self, phase: str, done: int, total: int) -> None:
+        if phase == "shards taken over":
+            self.taken_over = done
+            if done:
+                print(f"shard: {done} of {total} {phase}", flush=True)  # noqa: T201 - the log
+            return
         if phase != self.phase:
             self.__exit__()
             self.phase = phase

@@ -1,24 +1,25 @@
 """From a source to a folder of shards: split, examined, written, and the index last."""
 
-import csv
+import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.data.duplicates import Copies, find_copies
 from stages.data.examine import Examined, check_quarantine, examine, in_processes
 from stages.data.hash_order import hash_ranks
-from stages.data.index import FORMAT, INDEX_NAME, fingerprint_of
+from stages.data.index import FORMAT, fingerprint_of
+from stages.data.install import install, take_over
 from stages.data.member_table import MemberTable
-from stages.data.shards import Sample, WrittenShard, file_sha256, make_shard, plan_shards
+from stages.data.shards import Sample, ShardPlan, WrittenShard, make_shard, path_in, plan_shards
 from stages.data.sources import SPLITS, Picture, Source, Split
 from stages.data.splits import SplitSizes, assign_splits, check_splits
-from stages.records import write_json
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ def build_shards(
     Args:
         source: the images.
         wanted: what decides the result; the same source and the same `wanted` give the same bytes.
-        folder: replaced as a whole, its index last.
-        workdir: finished shards wait here; those of an earlier run that fit are taken over.
+        folder: replaced as a whole, its index last; shards in it that fit are taken over.
+        workdir: finished shards wait here; those of a run that was killed are taken over.
         workers: processes.
         tell: called with what is being done, how many of it are done, and of how many.
 
@@ -81,9 +82,26 @@ def build_shards(
     out = {key for group in copies for key in group.dropped} | {key for key, _ in damaged}
     pictures = [picture for picture in used if picture.key not in out]
     check_splits(source, split_of, pictures)
-    written = _write(source, pictures, split_of, seen, wanted, workdir, workers, tell)
+    samples = _samples(source, pictures, split_of, seen, wanted.seed)
+    plans = {
+        split: plan_shards(split, own, ranks, wanted.images_per_shard)
+        for split, (own, ranks) in samples.items()
+    }
+    everything = [plan for split in SPLITS for plan in plans[split]]
+    tell("shards taken over", take_over(everything, folder, workdir), len(everything))
+    shards = _write(everything, workdir, workers, tell)
+    written = [
+        _WrittenSplit(
+            split,
+            own := [shards[plan.digest] for plan in plans[split]],
+            _member_table(own, samples[split][0], seen),
+        )
+        for split in SPLITS
+    ]
     content = _index_content(source, written, quarantine, copies, seen)
-    _install(written, content, quarantine, folder, workdir)
+    tars = {shard.name: path_in(workdir, shard.made_of) for s in written for shard in s.shards}
+    install(tars, {s.table_name: s.table_bytes for s in written}, content, quarantine, folder)
+    shutil.rmtree(workdir)
     return content
 
 
@@ -106,49 +124,57 @@ class _WrittenSplit:
     name: Split
     shards: Sequence[WrittenShard]
     table: MemberTable
-    table_path: Path
+
+    @cached_property
+    def table_bytes(self) -> bytes:
+        return self.table.to_bytes()
+
+    @cached_property
+    def table_sha256(self) -> str:
+        return hashlib.sha256(self.table_bytes).hexdigest()
+
+    @property
+    def table_name(self) -> str:
+        return f"members-{self.name}-{self.table_sha256[:8]}.npz"
 
 
-def _write(
+def _samples(
     source: Source,
     pictures: Sequence[Picture],
     split_of: Mapping[str, Split],
     seen: Mapping[str, Examined],
-    wanted: Wanted,
+    seed: int,
+) -> dict[Split, tuple[list[Sample], NDArray[np.uint64]]]:
+    """The samples of each split by the hash of their key: any run of them holds all classes.
+
+    Returns:
+        By split: N samples, and the hashes (N,), rising.
+    """
+    number_of = {name: number for number, name in enumerate(source.class_names)}
+    ranks = hash_ranks([picture.key for picture in pictures], seed, "order in shards")
+    samples: dict[Split, list[Sample]] = {split: [] for split in SPLITS}
+    places: dict[Split, list[int]] = {split: [] for split in SPLITS}
+    for place in np.argsort(ranks, kind="stable").tolist():
+        p = pictures[place]
+        sample = Sample(p, seen[p.key].bytes_digest, number_of.get(p.class_name or "", -1))
+        samples[split_of[p.key]].append(sample)
+        places[split_of[p.key]].append(place)
+    return {split: (samples[split], ranks[places[split]]) for split in SPLITS}
+
+
+def _write(
+    plans: Sequence[ShardPlan],
     workdir: Path,
     workers: int,
     tell: Callable[[str, int, int], None],
-) -> list[_WrittenSplit]:
-    """Write what is missing of the shards of all splits, and the member tables."""
-    number_of = {name: number for number, name in enumerate(source.class_names)}
-    ranks = hash_ranks([picture.key for picture in pictures], wanted.seed, "order in shards")
-    # In an order of their own, so that any run of a shard holds all classes.
-    mixed = [pictures[place] for place in np.argsort(ranks, kind="stable")]
-    samples = {
-        split: [
-            Sample(p, seen[p.key].bytes_digest, number_of.get(p.class_name or "", -1))
-            for p in mixed
-            if split_of[p.key] == split
-        ]
-        for split in SPLITS
-    }
-    plans = {s: plan_shards(s, samples[s], wanted.images_per_shard) for s in SPLITS}
-    everything = [plan for split in SPLITS for plan in plans[split]]
-    few = sum(len(plan.samples) for plan in everything) < 2000
+) -> dict[str, WrittenShard]:
+    """Write what is missing of the shards of all splits; by the digest of their plan."""
+    few = sum(len(plan.samples) for plan in plans) < 2000
     shards: dict[str, WrittenShard] = {}
-    for shard in in_processes(
-        partial(make_shard, workdir=workdir), everything, 1 if few else workers
-    ):
-        shards[shard.name] = shard
-        tell("shards written", len(shards), len(everything))
-    written = []
-    for split in SPLITS:
-        own = [shards[plan.name] for plan in plans[split]]
-        table = _member_table(own, samples[split], seen)
-        path = workdir / f"members-{split}.npz"
-        path.write_bytes(table.to_bytes())
-        written.append(_WrittenSplit(split, own, table, path))
-    return written
+    for shard in in_processes(partial(make_shard, workdir=workdir), plans, 1 if few else workers):
+        shards[shard.made_of] = shard
+        tell("shards written", len(shards), len(plans))
+    return shards
 
 
 def _member_table(
@@ -202,9 +228,9 @@ def _split_content(split: _WrittenSplit, n_classes: int) -> dict[str, Any]:
         "height": [int(table.height.min()), int(table.height.max())],
         "width": [int(table.width.min()), int(table.width.max())],
         "members": {
-            "name": split.table_path.name,
-            "bytes": split.table_path.stat().st_size,
-            "sha256": file_sha256(split.table_path),
+            "name": split.table_name,
+            "bytes": len(split.table_bytes),
+            "sha256": split.table_sha256,
         },
         "shards": [
             {
@@ -212,6 +238,7 @@ def _split_content(split: _WrittenSplit, n_classes: int) -> dict[str, Any]:
                 "images": len(shard.images),
                 "bytes": shard.n_bytes,
                 "sha256": shard.sha256,
+                "made_of": shard.made_of,
             }
             for shard in split.shards
         ],
@@ -230,27 +257,3 @@ def _statistics(images: Sequence[Examined]) -> dict[str, Any]:
         "mean": [round(mean / 255, 6) for mean in means],
         "std": [round(deviation / 255, 6) for deviation in deviations],
     }
-
-
-def _install(
-    written: Sequence[_WrittenSplit],
-    content: dict[str, Any],
-    quarantine: Sequence[tuple[str, str]],
-    folder: Path,
-    workdir: Path,
-) -> None:
-    """Put the files in their place. Without its index, a folder counts as empty."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / INDEX_NAME).unlink(missing_ok=True)
-    for old in folder.iterdir():
-        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-    for split in written:
-        for shard in split.shards:
-            shutil.move(shard.path, folder / shard.name)
-        shutil.move(split.table_path, folder / split.table_path.name)
-    with (folder / "quarantine.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("key", "reason"))
-        rows.writerows(quarantine)
-    write_json(folder / INDEX_NAME, content)
-    shutil.rmtree(workdir)

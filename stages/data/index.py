@@ -1,8 +1,8 @@
 """The index of a folder of shards: what is there, where each image stands, and digests of all.
 
 index.json is written last and holds a digest of itself, which covers the digest of every other
-file. members-SPLIT.npz tells for each image its shard, offset, size, class, height, width and a
-digest of its pixels. Shapes: N images of a split.
+file. members-SPLIT-DIGEST.npz tells for each image its shard, offset, size, class, height, width
+and a digest of its pixels. Shapes: N images of a split.
 """
 
 import functools
@@ -23,12 +23,13 @@ _MAX_INDEX_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """A shard: file name in the folder, number of images, size, SHA-256."""
+    """A shard: file name in the folder, number of images, size, SHA-256, digest of its plan."""
 
     name: str
     images: int
     n_bytes: int
     sha256: str
+    made_of: str
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,7 @@ def _split_entry(name: str, entry: dict[str, Any]) -> SplitEntry:
             _count(shard["images"]),
             _count(shard["bytes"]),
             _text(shard["sha256"]),
+            _text(shard.get("made_of", "")),
         )
         for shard in entry["shards"]
     )

@@ -2,6 +2,11 @@
 
 A shard is a unit of work of its own, is made under another name, and gets its own when it is whole.
 The same pictures give the same bytes: no time, no user, one mode.
+
+Which shard an image goes to is decided by the hash of its key: a shard is a range of hashes, cut in
+halves for as long as more images than allowed fall into it. So an image that joins later changes
+the one shard it falls into (or makes two of it), and leaves the bytes and the names of all others.
+Shapes: N images of a split.
 """
 
 import hashlib
@@ -9,7 +14,11 @@ import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from stages.data.examine import digest, read_bounded
 from stages.data.sources import Picture
@@ -17,6 +26,7 @@ from stages.data.tar_reader import BLOCK, CLASS_ENDING, Member, list_members
 from stages.errors import UserError
 
 _RECORD = 20 * BLOCK  # tar files end on a multiple of this
+_NAME_BITS = 20  # of the hash in a shard's name; no range is cut finer, so at most 2^20 shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,46 +40,90 @@ class Sample:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """A shard that is to be: its name, its samples, and a digest of all that decides its bytes."""
+    """A shard that is to be.
 
-    name: str
+    Attributes:
+        stem: split and first hash of its range.
+        samples: by hash.
+    """
+
+    stem: str
     samples: Sequence[Sample]
 
-    @property
+    @cached_property
     def digest(self) -> str:
+        """Of all that decides its bytes."""
         content = hashlib.sha256(b"1")  # the version of the layout
         for sample in self.samples:
             line = f"{sample.picture.key}\n{sample.picture.suffix}\n{sample.class_number}\n"
             content.update(line.encode() + sample.bytes_digest)
         return content.hexdigest()
 
+    @property
+    def name(self) -> str:
+        """Of the file: never used again for other content, so a copy elsewhere is never stale."""
+        return f"{self.stem}-{self.digest[:8]}.tar"
+
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """A whole shard: what the index says of it, and where the image of each sample stands."""
+    """A whole shard: what the index says of it, and where the image of each sample stands.
+
+    Attributes:
+        name: of the file.
+        made_of: the digest of its plan.
+        n_bytes: of the file.
+        sha256: of the file.
+        images: the members that are images, in order.
+    """
 
     name: str
-    path: Path
+    made_of: str
     n_bytes: int
     sha256: str
     images: Sequence[Member]
 
 
-def plan_shards(split: str, samples: Sequence[Sample], images_per_shard: int) -> list[ShardPlan]:
-    """Deal the samples of a split to shards, in their order."""
-    starts = range(0, len(samples), images_per_shard)
+def plan_shards(
+    split: str, samples: Sequence[Sample], ranks_N: NDArray[np.uint64], images_per_shard: int
+) -> list[ShardPlan]:
+    """Deal the samples of a split to shards of at most images_per_shard.
+
+    Args:
+        split: begins the names.
+        samples: N samples in the order of their ranks.
+        ranks_N: 64-bit hashes of their keys, rising.
+        images_per_shard: only 2^20 shards could make one larger.
+    """
     return [
-        ShardPlan(f"{split}-{number:05d}.tar", samples[start : start + images_per_shard])
-        for number, start in enumerate(starts)
+        ShardPlan(f"{split}-{first >> (64 - _NAME_BITS):05x}", samples[start:stop])
+        for first, start, stop in _ranges(ranks_N, images_per_shard, 0, 0, 0, len(samples))
     ]
 
 
-def make_shard(plan: ShardPlan, workdir: Path) -> WrittenShard:
-    """Write a shard into workdir, or take the whole one that an earlier run left there.
+def _ranges(
+    ranks_N: NDArray[np.uint64], most: int, first: int, depth: int, start: int, stop: int
+) -> Iterator[tuple[int, int, int]]:
+    """(first hash, start, stop) of each range: halves of halves, none empty."""
+    if start == stop:
+        return
+    if stop - start <= most or depth == _NAME_BITS:
+        yield first, start, stop
+        return
+    half = first | 1 << (63 - depth)
+    middle = start + int(np.searchsorted(ranks_N[start:stop], np.uint64(half)))
+    yield from _ranges(ranks_N, most, first, depth + 1, start, middle)
+    yield from _ranges(ranks_N, most, half, depth + 1, middle, stop)
 
-    The file's name holds the plan's digest, so a shard of other params or images is never taken.
-    """
-    path = workdir / f"{plan.name.removesuffix('.tar')}-{plan.digest[:32]}.tar"
+
+def path_in(workdir: Path, made_of: str) -> Path:
+    """Where a finished shard waits: under the digest of its plan, so no other is taken for it."""
+    return workdir / f"{made_of}.tar"
+
+
+def make_shard(plan: ShardPlan, workdir: Path) -> WrittenShard:
+    """Write a shard into workdir, or take the whole one that is there already."""
+    path = path_in(workdir, plan.digest)
     if not path.exists():
         workdir.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.partial")
@@ -80,7 +134,7 @@ def make_shard(plan: ShardPlan, workdir: Path) -> WrittenShard:
             os.fsync(file.fileno())
         partial.replace(path)
     images = [member for member in list_members(path) if member.ending != CLASS_ENDING]
-    return WrittenShard(plan.name, path, path.stat().st_size, file_sha256(path), images)
+    return WrittenShard(plan.name, plan.digest, path.stat().st_size, file_sha256(path), images)
 
 
 def file_sha256(path: Path) -> str:

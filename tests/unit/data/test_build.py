@@ -45,15 +45,16 @@ def content_of(folder: Path) -> dict[str, bytes]:
 
 def test_a_folder_becomes_shards_tables_and_an_index(tmp_path: Path):
     content = build(draw(tmp_path / "images"), tmp_path / "shards")
-    assert sorted(content_of(tmp_path / "shards")) == [
-        "index.json",
-        *(f"members-{split}.npz" for split in ("test", "train", "validation")),
-        "quarantine.csv",
-        "test-00000.tar",
-        *(f"train-0000{number}.tar" for number in range(5)),
-        "validation-00000.tar",
-    ]
     splits = content["splits"]
+    assert sorted(content_of(tmp_path / "shards")) == sorted(
+        [
+            "index.json",
+            "quarantine.csv",
+            *(split["members"]["name"] for split in splits.values()),
+            *(shard["name"] for split in splits.values() for shard in split["shards"]),
+        ]
+    )
+    assert all(shard["images"] <= 10 for shard in splits["train"]["shards"])
     assert {name: split["images"] for name, split in splits.items()} == {
         "train": 44,
         "validation": 8,
@@ -94,30 +95,67 @@ def test_the_same_images_and_params_give_the_same_bytes(tmp_path: Path):
     assert other["fingerprint"] != read_index(tmp_path / "one/shards").fingerprint
 
 
-def test_a_run_that_was_killed_goes_on_at_the_first_missing_shard(
+def stop_at(patch: pytest.MonkeyPatch, name: str, call: int) -> None:
+    """Raise in place of a call of a function."""
+    made = []
+
+    def die(*_: object) -> None:
+        made.append(1)
+        if len(made) == call:
+            raise KeyboardInterrupt
+
+    patch.setattr(name, die)
+
+
+def test_a_stop_while_the_shards_are_put_in_place_costs_none_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     root = draw(tmp_path / "images")
     build(root, tmp_path / "whole/shards")
-    made = []
-
-    def die_at_the_third(file: int) -> None:
-        made.append(file)
-        if len(made) == 3:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", die_at_the_third)
+        stop_at(patch, "stages.data.install.write_json", 1)
         with pytest.raises(KeyboardInterrupt):
-            build(root, tmp_path / "killed/shards")
-    assert not (tmp_path / "killed/shards").exists()
-    assert len(list((tmp_path / "killed/work").glob("*.tar"))) == 2
+            build(root, tmp_path / "stopped/shards")
+    with pytest.raises(UserError, match=r"index.json is not there"):
+        read_index(tmp_path / "stopped/shards")
+    stop_at(monkeypatch, "os.fsync", 1)  # nothing is left to write
+    build(root, tmp_path / "stopped/shards")
+    assert content_of(tmp_path / "stopped/shards") == content_of(tmp_path / "whole/shards")
 
-    written = []
-    monkeypatch.setattr("os.fsync", written.append)
-    build(root, tmp_path / "killed/shards")
-    assert len(written) == 7 - 2
-    assert content_of(tmp_path / "killed/shards") == content_of(tmp_path / "whole/shards")
+
+def test_images_that_join_later_re_write_only_the_shards_they_fall_into(tmp_path: Path):
+    root = draw(tmp_path / "images", per_class=60)
+    build(root, tmp_path / "shards")
+    before = {path.name: path.stat().st_ino for path in (tmp_path / "shards").glob("*.tar")}
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 9), dtype=np.uint8)
+    (root / "unlabelled/new.png").write_bytes(encode_png(pixels))
+    told: dict[str, tuple[int, int]] = {}
+    build_shards(
+        read_class_folders(root),
+        WANTED,
+        tmp_path / "shards",
+        tmp_path / "work",
+        1,
+        lambda phase, done, total: told.update({phase: (done, total)}),
+    )
+    after = {path.name: path.stat().st_ino for path in (tmp_path / "shards").glob("*.tar")}
+    taken, planned = told["shards taken over"]
+    assert planned - taken in {1, 2}
+    kept = before.keys() & after.keys()
+    assert len(kept) == taken == len(before) - 1
+    assert all(before[name] == after[name] for name in kept)  # linked, not even copied
+    build(root, tmp_path / "anew/shards")
+    assert content_of(tmp_path / "anew/shards") == content_of(tmp_path / "shards")
+
+
+def test_a_shard_that_was_damaged_since_is_written_anew(tmp_path: Path):
+    root = draw(tmp_path / "images")
+    build(root, tmp_path / "shards")
+    good = content_of(tmp_path / "shards")
+    path = next((tmp_path / "shards").glob("train-*.tar"))
+    path.write_bytes(path.read_bytes()[:-1] + b"1")
+    build(root, tmp_path / "shards")
+    assert content_of(tmp_path / "shards") == good
 
 
 def test_damaged_images_are_listed_with_their_reason_and_left_out(tmp_path: Path):

@@ -172,17 +172,17 @@ def test_threads_may_share_a_store(mixed: Path, shards: Path):
 
 def test_a_damaged_shard_is_refused_on_opening(shards: Path, tmp_path: Path):
     copy = Path(shutil.copytree(shards, tmp_path / "shards"))
-    path = copy / "train-00001.tar"
+    path = sorted(copy.glob("train-*.tar"))[1]
     data = bytearray(path.read_bytes())
     data[600] ^= 1
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"damaged train-00001.tar: its SHA-256"):
+    with pytest.raises(UserError, match=f"damaged {path.name}: its SHA-256"):
         open_train(copy)
     unchecked = open_train(copy, check_digests=False)
-    with pytest.raises(UserError, match=r"train-00001.tar: the image .* does not decode"):
+    with pytest.raises(UserError, match=rf"{path.name}: the image .* does not decode"):
         unchecked.images(np.arange(unchecked.n_images))
     path.write_bytes(data[:-10240])
-    with pytest.raises(UserError, match=r"train-00001.tar with \d+ bytes, not \d+"):
+    with pytest.raises(UserError, match=rf"{path.name} with \d+ bytes, not \d+"):
         open_train(copy, check_digests=False)
 
 
