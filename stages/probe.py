@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stages.data.store import ImageStore
 from stages.errors import run_stage
-from stages.evaluation.classify import accuracy, scores
+from stages.evaluation.classify import accuracy, import_ahead, scores
 from stages.evaluation.features import frozen, outputs, state_digest
 from stages.evaluation.knn import knn_logits
 from stages.evaluation.linear_probe import regularisation_path
@@ -39,6 +39,7 @@ def main() -> None:
     begun = time.perf_counter()
     fraction = parse_arguments().fraction
     params = load_params()
+    import_ahead()
     runtime = Runtime.start(params.runtime.device, params.runtime.threads)
     pretrained, card = read_product(PRETRAINED)
     assert isinstance(pretrained, SimCLR)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.errors import run_stage
-from stages.evaluation.classify import accuracy, scores
+from stages.evaluation.classify import accuracy, import_ahead, scores
 from stages.evaluation.features import EVALUATION_BATCH, frozen
 from stages.evaluation.knn import knn_logits
 from stages.evaluation.linear_probe import regularisation_path
@@ -35,6 +35,7 @@ READERS: dict[str, Callable[[], LabelledImages]] = {"digits": read_digits, "elpv
 def main() -> None:
     begun = time.perf_counter()
     params = load_params()
+    import_ahead()
     runtime = Runtime.start(params.runtime.device, params.runtime.threads)
     pretrained, card = read_product(PRETRAINED)
     seeded(params.transfer.seed)
