@@ -217,9 +217,6 @@ SUMS: tuple[Sums, ...] = ("ours", "official")
 def pretrained(sums: Sums, seed: int | None = None, *, unbroken: bool = False) -> list[Stepped]:
     """Our pretraining, step by step, with the official linear head beside it.
 
-    Our loss is half the official one. The trust ratio takes the scale out of a kernel's step, if
-    its decay is halved as well; what isn't adapted moves as officially at twice the lr.
-
     Args:
         sums: batch norm's, see above.
         seed: of noise on the images; None: none.
@@ -228,9 +225,11 @@ def pretrained(sums: Sums, seed: int | None = None, *, unbroken: bool = False) -
     flags, weight_decay = run().flags, run().flags["weight_decay"]
     simclr, linear = run().network("pretrain/step0")
     simclr = CPU.place(simclr).train()
-    optimizer = build_optimizer("lars", simclr, 0.0, weight_decay / OFFICIAL_IS_TWICE)
+    optimizer = build_optimizer("lars", simclr, 0.0, weight_decay)
     head_optimizer = build_optimizer("lars", linear, 0.0, weight_decay)
-    our_step = contrastive_step(CPU, flags["temperature"], "float32", "none")
+    our_step = contrastive_step(
+        CPU, flags["temperature"], "float32", "none", loss_scale=OFFICIAL_IS_TWICE
+    )
     features: list[Tensor] = []
     simclr.encoder.register_forward_hook(lambda _module, _inputs, h_AD: features.append(h_AD))
 
@@ -245,8 +244,6 @@ def pretrained(sums: Sums, seed: int | None = None, *, unbroken: bool = False) -
         if state.step == run().steps - 1 and not unbroken:
             set_to_stored(*parts()[1:])
         (lr,) = {group["lr"] for group in optimizer.param_groups}
-        for group in optimizer.param_groups:
-            group["lr"] = lr if group["adapt"] else lr * OFFICIAL_IS_TWICE
         watched = our_step(state, batch)
         assert batch.classes_B is not None
         labels_A = batch.classes_B.repeat(2)
