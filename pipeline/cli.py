@@ -1,5 +1,6 @@
 """Commands of the project: `python -m pipeline COMMAND`, from the root folder.
 
+    init DIR         look at a folder of images and write a params.yaml that fits it
     profile [NAME]   show the profiles, or write one to params.yaml
     check            check params.yaml, run nothing
     schema           the JSON schema of params.yaml
@@ -54,6 +55,19 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="python -m pipeline", description="SimCLRv2, end to end.")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
 
+    init = commands.add_parser("init", help="look at a folder of images, write params that fit it")
+    init.add_argument("folder", type=Path, help="of images")
+    init.add_argument("--labels", type=Path, help="lines of key,label (default: looked for)")
+    init.add_argument(
+        "--unlabelled", type=Path, nargs="+", default=[], help="further folders, without labels"
+    )
+    init.add_argument("--profile", choices=("quick", "gpu"), help="default: by this machine")
+    init.add_argument("--dry-run", action="store_true", help="say what it would write, and why")
+    init.add_argument(
+        "--force", action="store_true", help="even over values kept nowhere else (to a .bak file)"
+    )
+    init.set_defaults(command=_init)
+
     profile = commands.add_parser("profile", help="show the profiles, or write one to params.yaml")
     profile.add_argument("name", nargs="?", help="write this one to params.yaml")
     profile.add_argument(
@@ -87,6 +101,19 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--cron", help='when, as cron writes it: "0 2 * * *" is 2:00 every night')
     serve.set_defaults(command=_serve)
     return root
+
+
+def _init(asked: argparse.Namespace) -> int:
+    from pipeline.init import fitted_text
+
+    text, reasons = fitted_text(asked.folder, asked.labels, asked.unlabelled, asked.profile)
+    print("\n".join(reasons))
+    if asked.dry_run:
+        print(f"nothing written; without --dry-run these values go to {PARAMS_FILE}")
+        return 0
+    profiles.replace_params(text, PARAMS_FILE, force=asked.force)
+    print(f"{PARAMS_FILE} now fits {asked.folder}; run it with: make reproduce")
+    return 0
 
 
 def _profile(asked: argparse.Namespace) -> int:

@@ -76,8 +76,20 @@ def switch(name: str, path: Path, *, force: bool = False) -> list[str]:
         UserError: no such profile, or the file holds values kept nowhere else.
     """
     text = text_of(name)
+    check_params(yaml.safe_load(text), str(FOLDER / f"{name}.yaml"))
+    return replace_params(text, path, force=force)
+
+
+def replace_params(text: str, path: Path, *, force: bool = False) -> list[str]:
+    """Write params.yaml, whole or not at all.
+
+    Returns:
+        A line for each value that is not what it was.
+
+    Raises:
+        UserError: the file holds values kept nowhere else, and force is not given.
+    """
     values = yaml.safe_load(text)
-    check_params(values, str(FOLDER / f"{name}.yaml"))
     before = read_values(path)
     if path.exists() and before != values and not is_kept_elsewhere(path, before):
         if not force:

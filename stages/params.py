@@ -128,6 +128,11 @@ class DataParams(Section):
     labels_csv: Annotated[
         str | None, Field(description="key,label per line; may name only some of the images")
     ] = None
+    unlabelled: Annotated[
+        list[str],
+        AfterValidator(_no_doubles),
+        Field(description="further folders of images, or of .tar shards, used without labels"),
+    ] = []
     image_size: Annotated[int, Field(ge=8, le=1024, description="pixels, height and width")]
     channels: Annotated[Literal[1, 3], Field(description="1: grey, 3: RGB")]
     validation_images: Annotated[

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -10,38 +10,46 @@ from stages.data.images import SUFFIXES
 from stages.data.sources import Picture, Source, Split, key_of, make_source, problem_of_name, some
 from stages.errors import UserError
 
-_UNLABELLED = {"unlabelled", "unlabeled"}
+UNLABELLED = {"unlabelled", "unlabeled"}
 _SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
     "validation": "validation",
     "val": "validation",
     "test": "test",
 }
-_KEY_HEADS = {"key", "image", "file", "filename", "path", "id"}
+KEY_HEADS = {"key", "image", "file", "filename", "path", "id"}
 
 
-def read_class_folders(root: Path) -> Source:
+def read_class_folders(root: Path, without: Sequence[Path] = ()) -> Source:
     """A folder per class, perhaps below train/, validation/ (or val/) and test/.
 
-    Images in a folder `unlabelled` beside the class folders have no label. Key: the path below
-    root without its ending.
+    Images in a folder `unlabelled`, beside the class folders or beside train/, have no label.
+    Key: the path below root without its ending.
+
+    Args:
+        root: the folder.
+        without: folders, perhaps below root, that are no classes of it.
 
     Raises:
         UserError: no folder, no image, an image outside every class, one class, a key twice.
     """
-    files, refused = _image_files(root)
+    files, refused = image_files(root, without)
     tops = {PurePosixPath(file).parts[0] for file in files if "/" in file}
-    depth = 1 if tops and tops <= _SPLIT_NAMES.keys() else 0
+    splits = tops - UNLABELLED
+    depth = 1 if splits and splits <= _SPLIT_NAMES.keys() else 0
     pictures, outside = [], []
     for file in files:
         folders = PurePosixPath(file).parts[:-1]
+        if folders and folders[0] in UNLABELLED:
+            pictures.append(picture_in(root, file))
+            continue
         if len(folders) <= depth:
             outside.append(file)
             continue
         pictures.append(
             replace(
-                _picture(root, file),
-                class_name=None if folders[depth] in _UNLABELLED else folders[depth],
+                picture_in(root, file),
+                class_name=None if folders[depth] in UNLABELLED else folders[depth],
                 split=_SPLIT_NAMES[folders[0]] if depth else None,
             )
         )
@@ -53,16 +61,17 @@ def read_class_folders(root: Path) -> Source:
     return make_source(pictures, refused, str(root))
 
 
-def read_labels_csv(root: Path, labels_csv: Path) -> Source:
+def read_labels_csv(root: Path, labels_csv: Path, without: Sequence[Path] = ()) -> Source:
     """All images below root; those that labels_csv names have a class, the others none.
 
     Lines are key,label or key,label,split, with or without a first line of titles; key is the
-    path below root, with or without its ending; an empty label means none.
+    path below root, with or without its ending; an empty label means none. Folders of `without`
+    are passed over.
 
     Raises:
         UserError: a label for an image that is not there, a line that can't be read, a key twice.
     """
-    files, refused = _image_files(root)
+    files, refused = image_files(root, without)
     labels = _read_labels(labels_csv)
     pictures = []
     for file in files:
@@ -70,7 +79,7 @@ def read_labels_csv(root: Path, labels_csv: Path) -> Source:
         if len(names) > 1:
             raise UserError(f"{labels_csv} names {file} twice, with and without its ending.")
         label = labels.pop(names[0]) if names else _Label()
-        found = _picture(root, file)
+        found = picture_in(root, file)
         pictures.append(replace(found, class_name=label.class_name, split=label.split))
     refused_names = {name for file, _ in refused for name in (file, file.rpartition(".")[0])}
     missing = sorted(labels.keys() - refused_names)
@@ -83,18 +92,25 @@ def read_labels_csv(root: Path, labels_csv: Path) -> Source:
     return make_source(pictures, refused, str(root))
 
 
-def _picture(root: Path, file: str) -> Picture:
+def picture_in(root: Path, file: str) -> Picture:
+    """The picture of a file below root, without label and split."""
     stem, _, suffix = file.rpartition(".")
     return Picture(key_of(stem), SUFFIXES[f".{suffix.lower()}"], root / file)
 
 
-def _image_files(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
-    """Relative POSIX paths of image files below root, sorted; and those whose name is no key."""
+def image_files(
+    root: Path, without: Sequence[Path] = ()
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Relative POSIX paths of image files below root, sorted; and those whose name is no key.
+
+    Raises:
+        UserError: no folder there, or one in it that can't be read.
+    """
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "is not there"
         raise UserError(f"{root} {what}.\n  params.yaml, data.root must name a folder of images.")
     files, refused = [], []
-    for file in _walk(root):
+    for file in _walk(root, {_identity(folder) for folder in without if folder.exists()}):
         problem = problem_of_name(file)
         if problem is None:
             files.append(file)
@@ -103,20 +119,24 @@ def _image_files(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
     return sorted(files), sorted(refused)
 
 
-def _walk(root: Path) -> Iterator[str]:
+def _walk(root: Path, visited: set[tuple[int, int]]) -> Iterator[str]:
     """Files with an image's ending; links are followed, each folder is visited once."""
-    visited = set()
     for folder, below, names in os.walk(root, onerror=_stop, followlinks=True):
-        place = Path(folder).stat()
-        if (place.st_dev, place.st_ino) in visited:
+        place = _identity(Path(folder))
+        if place in visited:
             below.clear()
             continue
-        visited.add((place.st_dev, place.st_ino))
+        visited.add(place)
         below[:] = sorted(name for name in below if not name.startswith("."))
         inside = Path(folder).relative_to(root).as_posix()
         for name in names:
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
                 yield name if inside == "." else f"{inside}/{name}"
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
 
 
 def _stop(error: OSError) -> None:
@@ -144,7 +164,7 @@ def _read_labels(path: Path) -> dict[str, _Label]:
         raise UserError(
             f"{path} can't be read as lines of key,label ({error}).\n  Save it as CSV in UTF-8."
         ) from error
-    if rows and rows[0][1][0].strip().lower() in _KEY_HEADS:
+    if rows and rows[0][1][0].strip().lower() in KEY_HEADS:
         del rows[0]
     labels: dict[str, _Label] = {}
     for number, row in rows:

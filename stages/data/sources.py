@@ -70,13 +70,7 @@ def make_source(
             "  Looked for JPEG, PNG, WebP, TIFF, BMP and GIF in it and the folders below; "
             "check data.root in params.yaml."
         )
-    twice = sorted({one.key for one, other in pairwise(ordered) if one.key == other.key})
-    if twice:
-        raise UserError(
-            f"{where}: the same key twice: {some(twice)}.\n"
-            "  A key is the path without its ending (a dot inside the name counts as _); "
-            "rename or remove one of each."
-        )
+    check_keys(ordered, where)
     class_names = order_classes({p.class_name for p in ordered if p.class_name is not None})
     if len(class_names) < 2:
         found = f"only the class {class_names[0]!r}" if class_names else "no class at all"
@@ -85,6 +79,21 @@ def make_source(
             "  Put images in a folder per class, or name their classes in data.labels_csv."
         )
     return Source(ordered, class_names, tuple(refused))
+
+
+def check_keys(ordered: Sequence[Picture], where: str) -> None:
+    """Each key once.
+
+    Raises:
+        UserError: naming the first few that stand twice.
+    """
+    twice = sorted({one.key for one, other in pairwise(ordered) if one.key == other.key})
+    if twice:
+        raise UserError(
+            f"{where}: the same key twice: {some(twice)}.\n"
+            "  A key is the path without its ending (a dot inside the name counts as _); "
+            "rename or remove one of each."
+        )
 
 
 def order_classes(names: set[str]) -> tuple[str, ...]:

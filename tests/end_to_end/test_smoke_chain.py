@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from stages.data.fashion_mnist import read_fashion_mnist
+
 pytestmark = pytest.mark.e2e
 
 RAN = re.compile(r"Running stage '([^']+)'")
@@ -42,7 +44,7 @@ class Project:
         self.env["PREFECT_HOME"] = str(folder / ".prefect")
         self.env.pop("PREFECT_API_URL", None)
 
-    def __call__(self, *words: str, code: int = 0) -> str:
+    def __call__(self, *words: str, code: int = 0, limit_seconds: float = 900) -> str:
         """Run a command there; what it printed."""
         done = subprocess.run(
             words,
@@ -51,7 +53,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=900,
+            timeout=limit_seconds,
             check=False,
         )
         assert done.returncode == code, f"{' '.join(words)}: {done.returncode}\n{done.stdout}"
@@ -164,3 +166,31 @@ def test_new_finetune_duration_runs_finetune_and_what_follows_it_only(project: P
     project.edit(section, section.replace("duration: 40 steps", "duration: 30 steps"))
     ran = {name.split("@")[0] for name in RAN.findall(project("dvc", "repro"))}
     assert ran == {"finetune", "distill_same", "distill_small", "report"}
+
+
+@pytest.mark.slow
+def test_init_fits_a_flat_folder_with_a_short_list_of_labels_and_the_chain_runs(
+    tmp_path: Path, root: Path
+):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    named = root / "data/raw/fashion_mnist"
+    source = read_fashion_mnist(named if named.is_dir() else None, tmp_path / "raw")
+    test = [picture for picture in source.pictures if picture.split == "test"][:400]
+    for picture in test:
+        (photos / f"{picture.key}.png").write_bytes(picture.location.read_bytes())
+    lines = [f"{picture.key},{picture.class_name}\n" for picture in test[:300]]
+    (photos / "labels.csv").write_text("key,label\n" + "".join(lines))
+
+    made = Project(tmp_path / "project", root)
+    decided = made("python", "-m", "pipeline", "init", str(photos), "--profile", "quick")
+    assert "400 images, 300 of them labelled, 10 classes" in decided
+    assert "image_size 28: shorter sides are 28 to 28 pixels" in decided
+    assert "good (from the profile quick)" in made("python", "-m", "pipeline", "check")
+    made("dvc", "repro", limit_seconds=3600)
+    numbers = json.loads((made.folder / "metrics/shard.json").read_text())
+    assert numbers["images"] == {"train": 330, "validation": 25, "test": 45}
+    with (made.folder / "report/label_fractions.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["mean"]]
+    assert {row["method"] for row in rows}
+    assert all(0 <= float(row["mean"]) <= 1 for row in rows)

@@ -1,0 +1,32 @@
+"""The images that params.yaml names."""
+
+from pathlib import Path
+
+from stages.data.fashion_mnist import read_fashion_mnist
+from stages.data.folders import read_class_folders, read_labels_csv
+from stages.data.sources import Source
+from stages.data.unlabelled import add_unlabelled
+from stages.params import DataParams
+
+RAW = Path("data/raw")  # what is downloaded is kept there
+
+
+def read_source(params: DataParams) -> Source:
+    """The source that `data` names, with its further folders of unlabelled images.
+
+    Raises:
+        UserError: it can't be used; the message says why.
+    """
+    further = [Path(folder) for folder in params.unlabelled]
+    source = _read_labelled(params, further)
+    return add_unlabelled(source, further) if further else source
+
+
+def _read_labelled(params: DataParams, without: list[Path]) -> Source:
+    root = Path(params.root) if params.root is not None else None
+    if params.source == "fashion_mnist":
+        return read_fashion_mnist(root, RAW / "fashion_mnist")
+    assert root is not None  # DataParams has checked it
+    if params.source == "folder":
+        return read_class_folders(root, without)
+    return read_labels_csv(root, Path(str(params.labels_csv)), without)
