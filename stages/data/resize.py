@@ -87,15 +87,19 @@ def apply_weights(images_BCHW: Tensor, weights_y: Tensor, weights_x: Tensor) -> 
     return weights_y[:, None] @ columns
 
 
-def _tensorflow_weights(
-    starts_B: Tensor, lengths_B: Tensor, in_size: int, out_size: int, kernel: Kernel
-) -> Tensor:
-    """Four taps around each position, scattered into a dense row."""
+def tensorflow_taps(lengths_B: Tensor, out_size: int, kernel: Kernel) -> tuple[Tensor, Tensor]:
+    """The four pixels of a crop that each output pixel reads, (B, O, T), and their weights.
+
+    Pixels are counted from the start of the crop. One that lies outside is clamped to its border;
+    `bicubic_tf2` then gives it no weight.
+    """
     half_pixel = kernel == "bicubic_tf2"
-    device = starts_B.device
+    device = lengths_B.device
     offset = 0.5 if half_pixel else 0.0
-    scale_B1 = (lengths_B.float() / out_size)[:, None]
-    # float32 on purpose: it decides, as in TensorFlow, which table entry a position falls on.
+    # float32 on purpose: it decides, as in TensorFlow, which table entry a position falls on. The
+    # divisor is a tensor of the device, since a GPU would multiply by the inverse of a number.
+    size = torch.full((), out_size, dtype=torch.float32, device=device)
+    scale_B1 = (lengths_B.float() / size)[:, None]
     position_BO = (torch.arange(out_size, device=device) + offset) * scale_B1 - offset
     floor_BO = position_BO.floor()
     step_BO = ((position_BO - floor_BO) * _TABLE_STEPS).round() / _TABLE_STEPS
@@ -108,8 +112,16 @@ def _tensorflow_weights(
     if half_pixel:
         weight_BOT = weight_BOT * (inside_BOT == tap_BOT)
         weight_BOT = weight_BOT / weight_BOT.sum(2, keepdim=True)
-    weights = torch.zeros(len(starts_B), out_size, in_size, device=device)
-    return weights.scatter_add_(2, inside_BOT + starts_B[:, None, None], weight_BOT)
+    return inside_BOT, weight_BOT
+
+
+def _tensorflow_weights(
+    starts_B: Tensor, lengths_B: Tensor, in_size: int, out_size: int, kernel: Kernel
+) -> Tensor:
+    """Four taps around each position, scattered into a dense row."""
+    pixel_BOT, weight_BOT = tensorflow_taps(lengths_B, out_size, kernel)
+    weights = torch.zeros(len(starts_B), out_size, in_size, device=starts_B.device)
+    return weights.scatter_add_(2, pixel_BOT + starts_B[:, None, None], weight_BOT)
 
 
 def _antialias_weights(

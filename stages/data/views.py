@@ -4,11 +4,14 @@
 depend on (seed, epoch, key, view) alone, so a sample gets the same views whatever batch, worker or
 process it falls into (to float32 rounding, should another batch size choose other matrix kernels).
 
+What is written here in torch operations is the reference, and runs on every device. On a CPU,
+views large enough to be worth it are made by `fused_views.py`, which equals it to 1e-5.
+
 Shapes: B images, V views, N = V * B, C channels (1 or 3), H W.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
@@ -16,112 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.data import blur, colour, crops, resize
-from stages.data.random_numbers import Streams, join
+from stages.data import blur, colour, resize
+from stages.data.view_plan import ViewPlan, draw_plan
+from stages.data.view_recipe import ViewRecipe
 
-# A view's draws, by number. Crops draw from 16 on, as often as they have to.
-_FLIP, _JITTER, _FACTORS, _ORDER, _GRAYSCALE, _BLUR, _SIGMA = 0, 1, 2, 6, 10, 11, 12
-_FIRST_CROP_DRAW = 16
-
+# Values of a view from which on the compiled program pays for the second that it takes to load.
+_WORTH_FUSING = 2048
 # Above this side, cutting the crop out first beats one matrix product over whole images on a CPU.
 _LARGE_IMAGE = 128
-
-
-@dataclass(frozen=True)
-class ViewRecipe:
-    """What a random view is. Strengths are already multiplied by the paper's s.
-
-    Brightness, contrast and saturation factors are uniform in [max(0, 1 - strength),
-    1 + strength] (brightness "v1": an addend in [-strength, strength]), hue in turns in
-    [-strength, strength]. A strength of 0 leaves its operation out.
-    """
-
-    size: int
-    crop_sampler: Literal["official", "torchvision"] = "official"
-    crop_area: tuple[float, float] = (0.08, 1.0)
-    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    resize_kernel: resize.Kernel = "bicubic_tf2"
-    flip_probability: float = 0.5
-    jitter_probability: float = 0.8
-    brightness: float = 0.8
-    contrast: float = 0.8
-    saturation: float = 0.8
-    hue: float = 0.2
-    brightness_kind: colour.BrightnessKind = "v2"
-    colour_convention: colour.Convention = "official"
-    random_order: bool = True
-    grayscale_probability: float = 0.2
-    blur_probability: float = 0.5
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    blur_border: blur.Border = "zero"
-
-    @classmethod
-    def official(
-        cls,
-        size: int,
-        strength: float = 1.0,
-        blur: bool | None = None,
-        brightness_kind: colour.BrightnessKind = "v2",
-        crop_area: tuple[float, float] = (0.08, 1.0),
-    ) -> "ViewRecipe":
-        """SimCLRv2's own views. Strength is 1 on ImageNet and 0.5 on CIFAR-10.
-
-        Blur is for images larger than 32 pixels unless it is given.
-        """
-        return cls(
-            size,
-            crop_area=crop_area,
-            brightness=0.8 * strength,
-            contrast=0.8 * strength,
-            saturation=0.8 * strength,
-            hue=0.2 * strength,
-            brightness_kind=brightness_kind,
-            blur_probability=0.5 if _has_blur(size, blur) else 0.0,
-        )
-
-    @classmethod
-    def torchvision(
-        cls,
-        size: int,
-        strength: float = 1.0,
-        blur: bool | None = None,
-        resize_kernel: resize.Kernel = "bilinear_antialias",
-        crop_area: tuple[float, float] = (0.08, 1.0),
-    ) -> "ViewRecipe":
-        """The same recipe as PyTorch projects write it, in torchvision's float arithmetic."""
-        return cls(
-            size,
-            crop_sampler="torchvision",
-            crop_area=crop_area,
-            resize_kernel=resize_kernel,
-            brightness=0.8 * strength,
-            contrast=0.8 * strength,
-            saturation=0.8 * strength,
-            hue=0.2 * strength,
-            colour_convention="torchvision",
-            blur_probability=0.5 if _has_blur(size, blur) else 0.0,
-            blur_border="reflect",
-        )
-
-    @classmethod
-    def crop_and_flip(
-        cls,
-        size: int,
-        convention: Literal["official", "torchvision"] = "official",
-        crop_area: tuple[float, float] = (0.08, 1.0),
-        flip_probability: float = 0.5,
-    ) -> "ViewRecipe":
-        """What fine-tuning and linear evaluation train on (SimCLR, appendix B.5)."""
-        return cls(
-            size,
-            crop_sampler=convention,
-            crop_area=crop_area,
-            resize_kernel="bicubic_tf2" if convention == "official" else "bilinear_antialias",
-            flip_probability=flip_probability,
-            jitter_probability=0.0,
-            grayscale_probability=0.0,
-            blur_probability=0.0,
-        )
 
 
 def make_views(
@@ -134,11 +39,13 @@ def make_views(
     n_views: int = 2,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    program: Literal["auto", "eager", "fused"] = "auto",
 ) -> Tensor:
     """Random views of a batch, (V, B, C, size, size) float32 in [0, 1], on the images' device.
 
     Args:
-        images: uint8, (B, C, H, W), or one (C, H_i, W_i) tensor per image.
+        images: uint8, (B, C, H, W), or one (C, H_i, W_i) tensor per image; on a CPU quickest where
+            the memory behind them is (H, W, C), as a decoder leaves it.
         recipe: what to draw.
         seed: of the run.
         epoch: counted from 0; each epoch draws anew.
@@ -146,6 +53,7 @@ def make_views(
         n_views: views of each image, drawn independently.
         mean: subtracted per channel at the end; the official code normalises nothing.
         std: divided by per channel at the end.
+        program: "eager", in torch operations; "fused", compiled, on a CPU; "auto": what suits.
 
     Raises:
         ValueError: no image, not a key for each, or not uint8 with 1 or 3 channels.
@@ -157,25 +65,22 @@ def make_views(
     if images[0].dtype != torch.uint8 or images[0].shape[0] not in {1, 3}:
         found = f"{images[0].dtype} of shape {tuple(images[0].shape)}"
         raise ValueError(f"an image must be uint8 (1 or 3, H, W), found {found}")
-    streams = join(Streams.of(seed, epoch, key_hashes, view) for view in range(n_views))
-    draws = streams.uniform(0, _FIRST_CROP_DRAW)
-    boxes = _draw_boxes(streams, np.tile(_sizes(images), (n_views, 1)), recipe)
-    flips = draws[:, _FLIP] < recipe.flip_probability
-    views = _crop(images, boxes, flips, recipe)
-    _jitter_(views, draws, recipe)
-    if views.shape[1] == 3:
-        _grayscale_(views, draws, recipe)
-    views.clamp_(0, 1)
-    _blur_(views, draws, recipe)
-    if mean is not None:
-        views.sub_(torch.tensor(mean, device=views.device)[:, None, None])
-    if std is not None:
-        views.div_(torch.tensor(std, device=views.device)[:, None, None])
+    plan = draw_plan(
+        recipe, _sizes(images), key_hashes, seed=seed, epoch=epoch, views=range(n_views)
+    )
+    if program == "fused" or (program == "auto" and _is_fused(images[0], recipe.size)):
+        from stages.data import fused_views  # a second to import, so only where it is used
+
+        views = fused_views.carry_out(plan, images, recipe, mean, std)
+    else:
+        views = _carry_out(plan, images, recipe, mean, std)
     return views.view(n_views, len(images), *views.shape[1:])
 
 
-def _has_blur(size: int, asked: bool | None) -> bool:
-    return size > 32 if asked is None else asked
+def _is_fused(image: Tensor, size: int) -> bool:
+    """Whether compiled views are worth it, as a rule of sizes alone: it must not change mid-run."""
+    large = image.shape[0] * size * size >= _WORTH_FUSING
+    return large and image.device.type == "cpu" and find_spec("numba") is not None
 
 
 def _sizes(images: Tensor | Sequence[Tensor]) -> NDArray[np.int64]:
@@ -184,27 +89,37 @@ def _sizes(images: Tensor | Sequence[Tensor]) -> NDArray[np.int64]:
     return np.array([image.shape[-2:] for image in images], dtype=np.int64)
 
 
-def _draw_boxes(
-    streams: Streams, sizes_N2: NDArray[np.int64], recipe: ViewRecipe
-) -> NDArray[np.int64]:
-    sample = crops.official_boxes
-    if recipe.crop_sampler == "torchvision":
-        sample = crops.torchvision_boxes
-    return sample(
-        streams,
-        sizes_N2,
-        area=recipe.crop_area,
-        aspect=recipe.crop_aspect,
-        first_draw=_FIRST_CROP_DRAW,
-    )
-
-
-def _crop(
+def _carry_out(
+    plan: ViewPlan,
     images: Tensor | Sequence[Tensor],
-    boxes_N4: NDArray[np.int64],
-    flips_N: NDArray[np.bool_],
     recipe: ViewRecipe,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
 ) -> Tensor:
+    """The reference: every operation on all views that it falls to, (N, C, size, size)."""
+    views = _crop(images, plan, recipe)
+    rows = np.flatnonzero(plan.jittered_N)
+    colour.jitter_(
+        views,
+        rows,
+        plan.factors_N4[rows],
+        plan.orders_N4[rows],
+        convention=recipe.colour_convention,
+        brightness_kind=recipe.brightness_kind,
+        operations=plan.operations,
+    )
+    if views.shape[1] == 3:
+        _grayscale_(views, plan)
+    views.clamp_(0, 1)
+    _blur_(views, plan, recipe)
+    if mean is not None:
+        views.sub_(torch.tensor(mean, device=views.device)[:, None, None])
+    if std is not None:
+        views.div_(torch.tensor(std, device=views.device)[:, None, None])
+    return views
+
+
+def _crop(images: Tensor | Sequence[Tensor], plan: ViewPlan, recipe: ViewRecipe) -> Tensor:
     """Every view cropped, resized and flipped, (N, C, size, size) about [0, 1]."""
     size, kernel = recipe.size, recipe.resize_kernel
     if not isinstance(images, Tensor) or (
@@ -213,14 +128,14 @@ def _crop(
         crops_N = [
             resize.resized_crop(images[view % len(images)], tuple(box), size, kernel, flip)
             for view, (box, flip) in enumerate(
-                zip(boxes_N4.tolist(), flips_N.tolist(), strict=True)
+                zip(plan.boxes_N4.tolist(), plan.flips_N.tolist(), strict=True)
             )
         ]
         return torch.stack(crops_N).div_(255)
     device = images.device
     images_BCHW = images.float().div_(255)
-    boxes = torch.from_numpy(boxes_N4).to(device).split(len(images))
-    flips = torch.from_numpy(flips_N).to(device).split(len(images))
+    boxes = torch.from_numpy(plan.boxes_N4).to(device).split(len(images))
+    flips = torch.from_numpy(plan.flips_N).to(device).split(len(images))
     return torch.cat(
         [
             resize.resized_crops(images_BCHW, boxes_B4, size, kernel, flip_B)
@@ -229,42 +144,19 @@ def _crop(
     )
 
 
-def _jitter_(views_NCHW: Tensor, draws: NDArray[np.float64], recipe: ViewRecipe) -> None:
-    rows = np.flatnonzero(draws[:, _JITTER] < recipe.jitter_probability)
-    strengths = np.array([recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue])
-    low = np.maximum(1 - strengths, 0)
-    high = 1 + strengths
-    if recipe.brightness_kind == "v1":
-        low[colour.BRIGHTNESS], high[colour.BRIGHTNESS] = -recipe.brightness, recipe.brightness
-    low[colour.HUE], high[colour.HUE] = -recipe.hue, recipe.hue
-    orders = np.broadcast_to(np.arange(4), (len(rows), 4))
-    if recipe.random_order:
-        orders = np.argsort(draws[rows, _ORDER : _ORDER + 4], axis=1)
-    colour.jitter_(
-        views_NCHW,
-        rows,
-        low + draws[rows, _FACTORS : _FACTORS + 4] * (high - low),
-        orders,
-        convention=recipe.colour_convention,
-        brightness_kind=recipe.brightness_kind,
-        operations=tuple(np.flatnonzero(strengths).tolist()),
-    )
-
-
-def _grayscale_(views_NCHW: Tensor, draws: NDArray[np.float64], recipe: ViewRecipe) -> None:
-    chosen = np.flatnonzero(draws[:, _GRAYSCALE] < recipe.grayscale_probability)
+def _grayscale_(views_NCHW: Tensor, plan: ViewPlan) -> None:
+    chosen = np.flatnonzero(plan.grey_N)
     if len(chosen):
         rows = torch.from_numpy(chosen).to(views_NCHW.device)
         views_NCHW[rows] = colour.to_grayscale_(views_NCHW[rows])
 
 
-def _blur_(views_NCHW: Tensor, draws: NDArray[np.float64], recipe: ViewRecipe) -> None:
-    chosen = np.flatnonzero(draws[:, _BLUR] < recipe.blur_probability)
+def _blur_(views_NCHW: Tensor, plan: ViewPlan, recipe: ViewRecipe) -> None:
+    chosen = np.flatnonzero(plan.sigma_N)
     radius = blur.kernel_radius(recipe.size)
     if not len(chosen) or not radius:
         return
-    low, high = recipe.blur_sigma
-    sigma = torch.from_numpy(low + draws[chosen, _SIGMA] * (high - low)).to(views_NCHW.device)
+    sigma = torch.from_numpy(plan.sigma_N[chosen]).to(views_NCHW.device)
     rows = torch.from_numpy(chosen).to(views_NCHW.device)
     blurred = blur.gaussian_blur(views_NCHW[rows], sigma, radius, recipe.blur_border)
     views_NCHW[rows] = blurred.clamp_(0, 1)
