@@ -1,0 +1,72 @@
+"""JPEG bytes to pixels without Pillow's work around the decoder; the same pixels.
+
+Only the plain case is taken: 8 bits, grey or YCbCr, no EXIF block (it may turn the picture), no
+several pictures in one file. Everything else, and everything damaged, is `images.decode`'s, so
+what is refused and why stays with it.
+
+Shapes: H W C.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+try:
+    import simplejpeg
+except ImportError:  # no wheel for this machine: Pillow decodes all
+    simplejpeg: Any = None
+
+_START_OF_FRAME = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive; Huffman-coded
+_PASSED_OVER = {0xC4, 0xDB, 0xDD, 0xFE, 0xE0}  # tables, restart interval, comment, JFIF
+_ICC_PROFILE, _ADOBE = 0xE2, 0xEE
+_END_OF_TABLES = 0xDA
+_ADOBE_YCBCR = 1
+
+
+def decode_plain_jpeg(data: bytes, channels: int, max_pixels: int) -> NDArray[np.uint8] | None:
+    """The picture, uint8 (H, W, C), or None where it is for `images.decode` to say.
+
+    Args:
+        data: a file's bytes.
+        channels: C, 1 or 3.
+        max_pixels: a larger picture is not unpacked here.
+    """
+    if simplejpeg is None:
+        return None
+    shape = _plain_shape(data)
+    # Pillow makes colour grey from RGB, and JPEG's own luma differs from that by rounding.
+    if shape is None or shape[0] * shape[1] > max_pixels or (channels == 1 and shape[2] == 3):
+        return None
+    try:
+        # strict: what libjpeg only warns of is damage too.
+        return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", strict=True)
+    except ValueError:
+        return None
+
+
+def _plain_shape(data: bytes) -> tuple[int, int, int] | None:
+    """Height, width and components of a JPEG file with nothing special in it, else None."""
+    if data[:2] != b"\xff\xd8":
+        return None
+    shape, place = None, 2
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        n_bytes = int.from_bytes(data[place + 2 : place + 4], "big")
+        body = data[place + 4 : place + 18]
+        if marker == _END_OF_TABLES:
+            return shape
+        if marker in _START_OF_FRAME:
+            if shape is not None or len(body) < 6 or body[0] != 8 or body[5] not in {1, 3}:
+                return None
+            shape = (int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big"), body[5])
+        elif marker == _ICC_PROFILE:
+            if not body.startswith(b"ICC_PROFILE\0"):
+                return None
+        elif marker == _ADOBE:
+            if body[:5] != b"Adobe" or body[11:12] != bytes([_ADOBE_YCBCR]):
+                return None
+        elif marker not in _PASSED_OVER:
+            return None
+        place += 2 + n_bytes
+    return None
