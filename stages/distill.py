@@ -7,11 +7,13 @@ whose teacher is the self-distilled network.
 import argparse
 import copy
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stages.data.store import ImageStore
 from stages.errors import run_stage
+from stages.evaluation.classify import import_ahead
 from stages.evaluation.features import state_digest
 from stages.models.simclr import Classifier, SimCLR, build_classifier
 from stages.params import Params, StudentParams, load_params
@@ -21,6 +23,7 @@ from stages.training.outcomes import Trained, conclude
 from stages.training.products import build_from, read_product, seeded
 from stages.training.recipes import view_recipe
 from stages.training.runtime import Runtime
+from stages.training.side_by_side import side_by_side
 from stages.training.steps import Answers, distill_step
 from stages.training.teachers import answers_over_views, answers_to_the_same_view
 
@@ -35,10 +38,11 @@ def main() -> None:
     examiner = Examiner.open(params, runtime)
     student: StudentParams = getattr(params.distill, arguments.student)
     item = f"distill_{arguments.student}/{arguments.fraction}"
-    trained = [
-        distill(item, params, arguments.fraction, arguments.student, seed, runtime)
+    tasks = [
+        partial(distill, item, params, arguments.fraction, arguments.student, seed)
         for seed in range(student.seeds or params.finetune.seeds)
     ]
+    trained = side_by_side(tasks, runtime, params.runtime.trainings_at_once, import_ahead)
     conclude(item, trained, examiner, begun=begun, params=params.distill.model_dump())
 
 

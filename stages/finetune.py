@@ -2,9 +2,11 @@
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 from stages.errors import UserError, run_stage
+from stages.evaluation.classify import import_ahead
 from stages.models.simclr import SimCLR, build_classifier
 from stages.params import FinetuneOverride, Params, load_params
 from stages.training.classifier import Examiner, Schooling, labelled_keys, open_split
@@ -12,6 +14,7 @@ from stages.training.fingerprint import fingerprint
 from stages.training.outcomes import Trained, conclude
 from stages.training.products import read_card, read_product, seeded
 from stages.training.runtime import Runtime
+from stages.training.side_by_side import side_by_side
 from stages.training.steps import classify_step
 
 PRETRAINED = Path("artifacts/pretrain")
@@ -24,11 +27,12 @@ def main() -> None:
     runtime = Runtime.start(params.runtime.device, params.runtime.threads)
     examiner = Examiner.open(params, runtime)
     item = f"finetune/{fraction}"
-    trained = [
-        finetune(item, params, fraction, layer, seed, runtime)
+    tasks = [
+        partial(finetune, item, params, fraction, layer, seed)
         for layer in params.finetune.layers_at(fraction)
         for seed in range(params.finetune.seeds)
     ]
+    trained = side_by_side(tasks, runtime, params.runtime.trainings_at_once, import_ahead)
     conclude(item, trained, examiner, begun=begun, params=params.finetune.model_dump())
 
 

@@ -123,7 +123,8 @@ class DataParams(Section):
         Field(description="fashion_mnist; folder: a folder per class; labels_csv: a flat folder"),
     ]
     root: Annotated[
-        str | None, Field(description="folder of the images; null: downloaded (fashion_mnist)")
+        str | None,
+        Field(description="folder of the images; null: downloaded (fashion_mnist, torchvision)"),
     ] = None
     labels_csv: Annotated[
         str | None, Field(description="key,label per line; may name only some of the images")
@@ -470,6 +471,13 @@ class StudentParams(Section):
         if self.encoder is not None and self.start != "scratch":
             raise ValueError(f"start: {self.start} needs the teacher's encoder (encoder: null)")
         return self
+class SupervisedOverride(Section):
+    """What the baseline tries otherwise on a label fraction."""
+
+    lr_grid: Annotated[list[Positive] | None, Field(min_length=1)] = None
+    duration_grid: Annotated[list[Duration] | None, Field(min_length=1)] = None
+
+
 
 
 class DistillParams(Section):
@@ -481,6 +489,9 @@ class DistillParams(Section):
     ] = 0.0
     scale_by_temperature_squared: Annotated[
         bool, Field(description="true: as the official notebook; false: eq. 2 as printed")
+    overrides: Annotated[
+        dict[LabelFraction, SupervisedOverride], Field(description="by label fraction")
+    ] = {}
     ] = True
     teacher_views: Annotated[
         int,
@@ -585,10 +596,9 @@ class Params(Section):
     def _fractions_are_asked_for(self) -> Self:
         if self.profile.startswith("imagenet"):  # a part of their fractions may be left out
             return self
-        for key in ("overrides", "label_lists"):
-            named = getattr(self.finetune, key)
-            for fraction in sorted(set(named) - set(self.finetune.label_fractions)):
-                raise ValueError(f"finetune.{key} names {fraction}, not in label_fractions")
+        # Overrides of other fractions may stay: -S finetune.label_fractions='[0.01]' is one edit.
+        for fraction in sorted(set(self.finetune.label_lists) - set(self.finetune.label_fractions)):
+            raise ValueError(f"finetune.label_lists names {fraction}, not in label_fractions")
         return self
 
     @model_validator(mode="after")
@@ -598,6 +608,10 @@ class Params(Section):
             "finetune.views": self.finetune.views,
             "distill.views": self.distill.views,
             **{f"supervised.views_grid.{i}": v for i, v in enumerate(self.supervised.views_grid)},
+    trainings_at_once: Annotated[
+        int,
+        Field(ge=0, description="small trainings of a stage, each on one core; 0: one per core"),
+    ] = 1
             **({"probe.sgd.views": self.probe.sgd.views} if self.probe.sgd else {}),
         }
         sizes = {f"{where}.size": seen.size for where, seen in views.items() if seen.size}

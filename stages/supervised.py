@@ -7,18 +7,21 @@ the best on validation is kept for all seeds. The test split plays no part in th
 import argparse
 import time
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from stages.errors import run_stage
-from stages.params import Params, load_params
+from stages.evaluation.classify import import_ahead
+from stages.params import Params, SupervisedOverride, load_params
 from stages.training.classifier import Examiner, Schooling, labelled_keys, open_split
 from stages.training.fingerprint import fingerprint
 from stages.training.outcomes import Trained, conclude
 from stages.training.products import build_from, seeded
 from stages.training.recipes import architecture_of
 from stages.training.runtime import Runtime
+from stages.training.side_by_side import side_by_side
 from stages.training.steps import classify_step
 
 
@@ -29,19 +32,29 @@ def main() -> None:
     runtime = Runtime.start(params.runtime.device, params.runtime.threads)
     examiner = Examiner.open(params, runtime)
     item = f"supervised/{fraction}"
-    tried: list[dict[str, Any]] = []
-    finished: list[Trained] = []
-    for number, setting in enumerate(grid(params)):
-        trained = train(item, params, fraction, 0, setting, number, runtime)
-        tried.append(
-            {**settings_of(setting), "validation_accuracy": examiner.choose(trained.model)}
-        )
-        finished.append(trained)
-    best = max(range(len(tried)), key=lambda number: tried[number]["validation_accuracy"])
-    rest = [
-        train(item, params, fraction, seed, grid(params)[best], best, runtime)
-        for seed in range(1, params.finetune.seeds)
+    settings, at_once = grid(params, fraction), params.runtime.trainings_at_once
+    finished = side_by_side(
+        [
+            partial(train, item, params, fraction, 0, setting, number)
+            for number, setting in enumerate(settings)
+        ],
+        runtime,
+        at_once,
+        import_ahead,
+    )
+    tried = [
+        {**settings_of(setting), "validation_accuracy": examiner.choose(trained.model)}
+        for setting, trained in zip(settings, finished, strict=True)
     ]
+    best = max(range(len(tried)), key=lambda number: tried[number]["validation_accuracy"])
+    rest = side_by_side(
+        [
+            partial(train, item, params, fraction, seed, settings[best], best)
+            for seed in range(1, params.finetune.seeds)
+        ],
+        runtime,
+        at_once,
+    )
     conclude(
         item,
         [finished[best], *rest],
@@ -58,9 +71,12 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def grid(params: Params) -> list[Schooling]:
-    """Every setting to try."""
+def grid(params: Params, fraction: str) -> list[Schooling]:
+    """Every setting to try on a label fraction."""
     recipe = params.supervised
+    override = recipe.overrides.get(fraction, SupervisedOverride())
+    lrs = override.lr_grid or recipe.lr_grid
+    durations = override.duration_grid or recipe.duration_grid
     return [
         Schooling(
             duration=duration,
@@ -70,7 +86,7 @@ def grid(params: Params) -> list[Schooling]:
             optimizer=recipe.optimizer.model_copy(update={"base_lr": lr}),
             seed=0,
         )
-        for lr, duration, views in product(recipe.lr_grid, recipe.duration_grid, recipe.views_grid)
+        for lr, duration, views in product(lrs, durations, recipe.views_grid)
     ]
 
 

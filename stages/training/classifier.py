@@ -11,7 +11,7 @@ from torch import nn
 
 from stages.data.evaluation_views import EvaluationRecipe
 from stages.data.store import ImageStore
-from stages.evaluation.classify import accuracy, import_ahead, scores
+from stages.evaluation.classify import accuracy, scores
 from stages.evaluation.features import outputs
 from stages.optim.schedules import scaled_lr
 from stages.params import OptimizerParams, Params, ViewParams, duration_in_steps
@@ -22,8 +22,6 @@ from stages.training.session import Session
 from stages.training.state import TrainState
 from stages.training.steps import Step
 from stages.training.watch import loss_watch
-
-SHARDS = Path("data/shards")
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,6 @@ class Examiner:
 
     @classmethod
     def open(cls, params: Params, runtime: Runtime) -> "Examiner":
-        import_ahead()
         return cls(
             open_split("validation", params),
             lambda: open_split("test", params),

@@ -17,14 +17,24 @@ from stages.errors import UserError
 
 Module = TypeVar("Module", bound=nn.Module)
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is Slurm's warning
+
 
 @dataclass(frozen=True)
 class Runtime:
-    """One training process: its device and its rank among `world_size` processes."""
+    """One training process: its device and its rank among `world_size` processes.
+
+    Attributes:
+        device: of modules and batches.
+        rank: 0 is the main process.
+        world_size: processes that train one network together.
+        is_alone: no other training shares its terminal.
+    """
 
     device: torch.device
     rank: int = 0
     world_size: int = 1
+    is_alone: bool = True
 
     @classmethod
     def start(cls, device: str, threads: int) -> "Runtime":
@@ -116,7 +126,7 @@ def keep_freed_memory() -> None:
 
 
 class StopRequest:
-    """Set by SIGTERM or SIGINT (or SIGUSR1, Slurm's warning); read after each step."""
+    """Set by one of STOP_SIGNALS; read after each step."""
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
@@ -132,8 +142,7 @@ class StopRequest:
 def stop_on_signals() -> Generator[StopRequest]:
     """Turn the first stop signal into a request the loop honours at the end of its step."""
     request = StopRequest()
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    before = {number: signal.signal(number, request._remember) for number in numbers}
+    before = {number: signal.signal(number, request._remember) for number in STOP_SIGNALS}
     try:
         yield request
     finally:

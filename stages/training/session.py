@@ -76,14 +76,19 @@ class Session:
             _say(f"{self.name}: {self.total_steps} steps of {self.batch_size} images; {story}")
         with stop_on_signals() as stop, _Progress(self, state, runtime) as progress:
             after = _AfterStep(self, runtime, state, describe, stop, waited, progress)
-            fit(
-                state,
-                batches(state.step, self.total_steps),
-                train_step,
-                lr_at=self.lr_at,
-                total_steps=self.total_steps,
-                after_step=after,
-            )
+            try:
+                fit(
+                    state,
+                    batches(state.step, self.total_steps),
+                    train_step,
+                    lr_at=self.lr_at,
+                    total_steps=self.total_steps,
+                    after_step=after,
+                )
+            except Interrupted:  # no more data came (a network that died): what was learnt is kept
+                if runtime.is_main and state.step > 0:
+                    self.save(state)
+                raise
 
     def save(self, state: TrainState) -> None:
         checkpoint.save(self.state_file, state, self.fingerprint)
@@ -158,7 +163,7 @@ class _Progress:
         self.session, self.runtime = session, runtime
         self.start_step, self.begun = state.step, time.perf_counter()
         self.told_at = -math.inf
-        self.on_terminal = runtime.is_main and sys.stderr.isatty()
+        self.on_terminal = runtime.is_main and runtime.is_alone and sys.stderr.isatty()
         self.bar = tqdm(
             total=session.total_steps,
             initial=state.step,

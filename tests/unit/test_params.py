@@ -54,7 +54,6 @@ def test_a_misspelt_key_is_named_with_the_keys_that_exist(written: dict[str, Any
         ("finetune.layers", [0, 4], "pretrain.head.depth is 3"),
         ("distill.teacher_layer", 3, "must be one of finetune.layers [0, 1, 2]"),
         ("distill.small.seeds", 9, "above finetune.seeds (3)"),
-        ("finetune.overrides", {"0.5": {"base_lr": 0.1}}, "names 0.5, not in label_fractions"),
         ("finetune.overrides", {"0.1": {"layers": [0]}}, "must hold distill.teacher_layer (1)"),
         ("finetune.overrides", {"0.1": {"layers": [1, 3]}}, "0.1.layers [1, 3] must be among"),
         ("finetune.label_lists", {"0.5": "half.txt"}, "label_lists names 0.5, not in label_fract"),
