@@ -84,6 +84,8 @@ def _what_was_found(found: Mapping[str, Any]) -> str:
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     layout = {
         "folder": "a folder per class",
+        "webdataset": "WebDataset shards",
+        "torchvision": f"torchvision's {found['data'].get('name')}",
         "labels_csv": f"a list of labels ({found['data'].get('labels_csv')})",
     }.get(found["data"]["source"], found["data"]["source"])
     return (

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -30,6 +31,8 @@ PARAMS_FILE = Path("params.yaml")
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+
+REMOTE_SCHEMES = ("s3", "gs", "http", "https")
 
 ResizeKernel = Literal["bicubic_tf2", "bicubic_tf1", "bilinear_antialias", "bicubic_antialias"]
 
@@ -115,12 +118,52 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def problem_of_address(address: str) -> str | None:
+    """Why an address of remote files can't be used, or None."""
+    if "::" in address or not re.fullmatch(r"[!-~]+", address):
+        return "write one plain address, without :: and spaces"
+    parts = urlsplit(address)
+    if parts.scheme not in REMOTE_SCHEMES or not parts.netloc:
+        return f"write {', '.join(f'{scheme}://' for scheme in REMOTE_SCHEMES)} and a place"
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        return "leave out user names, passwords, ? and #; credentials come from the environment"
+    return "leave out .." if ".." in parts.path.split("/") else None
+
+
+def _check_address(address: str | None) -> str | None:
+    problem = None if address is None else problem_of_address(address)
+    if problem:
+        raise ValueError(problem)
+    return address
+
+
+TorchvisionName = Literal[
+    "CIFAR10",
+    "CIFAR100",
+    "STL10",
+    "SVHN",
+    "ImageNet",
+    "Food101",
+    "SUN397",
+    "StanfordCars",
+    "FGVCAircraft",
+    "DTD",
+    "OxfordIIITPet",
+    "Caltech101",
+    "Flowers102",
+]
+
+
 class DataParams(Section):
     """Images in: where from, how split, how sharded."""
 
     source: Annotated[
-        Literal["fashion_mnist", "folder", "labels_csv"],
-        Field(description="fashion_mnist; folder: a folder per class; labels_csv: a flat folder"),
+        Literal["fashion_mnist", "folder", "labels_csv", "webdataset", "torchvision", "published"],
+        Field(
+            description="fashion_mnist; folder: a folder per class; labels_csv: a flat folder; "
+            "webdataset: .tar shards; torchvision: a data set it knows; published: finished shards "
+            "at shards_at"
+        ),
     ]
     root: Annotated[
         str | None,
@@ -129,6 +172,18 @@ class DataParams(Section):
     labels_csv: Annotated[
         str | None, Field(description="key,label per line; may name only some of the images")
     ] = None
+    shards: Annotated[
+        list[str],
+        AfterValidator(_no_doubles),
+        Field(description="webdataset: only these .tar files below root; empty: all"),
+    ] = []
+    json_label: Annotated[
+        str, Field(description="webdataset: what a .json member calls the class")
+    ] = "label"
+    name: Annotated[TorchvisionName | None, Field(description="torchvision: the data set")] = None
+    download: Annotated[
+        bool, Field(description="torchvision: fetch the data set where it is not there")
+    ] = False
     unlabelled: Annotated[
         list[str],
         AfterValidator(_no_doubles),
@@ -149,11 +204,28 @@ class DataParams(Section):
     quarantine_tolerance: Annotated[
         Fraction, Field(description="share of images that may fail to decode")
     ] = 0.01
+    shards_at: Annotated[
+        str | None,
+        AfterValidator(_check_address),
+        Field(description="s3://, gs:// or http:// folder that holds the shards; null: this disk"),
+    ] = None
+    shuffle_shards: Annotated[
+        Count | None,
+        Field(description="images are shuffled over so many shards at a time; null: over all"),
+    ] = None
     seed: int = 0
 
     @model_validator(mode="after")
     def _source_has_its_files(self) -> Self:
-        if self.source != "fashion_mnist" and self.root is None:
+        if self.source == "published":
+            if self.shards_at is None:
+                raise ValueError("source published needs shards_at: where the shards are")
+        elif self.source == "torchvision":
+            if self.name is None:
+                raise ValueError("source torchvision needs name: the data set")
+            if self.root is None and not self.download:
+                raise ValueError("source torchvision needs root: its folder; or download: true")
+        elif self.source != "fashion_mnist" and self.root is None:
             raise ValueError(f"source {self.source} needs root: the folder of the images")
         if self.source == "labels_csv" and self.labels_csv is None:
             raise ValueError("source labels_csv needs labels_csv: a file of key,label lines")
@@ -399,6 +471,13 @@ class ProbeParams(Section):
         return self
 
 
+class SupervisedOverride(Section):
+    """What the baseline tries otherwise on a label fraction."""
+
+    lr_grid: Annotated[list[Positive] | None, Field(min_length=1)] = None
+    duration_grid: Annotated[list[Duration] | None, Field(min_length=1)] = None
+
+
 class SupervisedParams(Section):
     """The honest baseline: the same net from scratch, on the same labels, tuned on validation."""
 
@@ -410,6 +489,9 @@ class SupervisedParams(Section):
     warmup: Duration | None = None
     batch_size: Count
     optimizer: OptimizerParams
+    overrides: Annotated[
+        dict[LabelFraction, SupervisedOverride], Field(description="by label fraction")
+    ] = {}
 
 
 class FinetuneOverride(Section):
@@ -471,13 +553,6 @@ class StudentParams(Section):
         if self.encoder is not None and self.start != "scratch":
             raise ValueError(f"start: {self.start} needs the teacher's encoder (encoder: null)")
         return self
-class SupervisedOverride(Section):
-    """What the baseline tries otherwise on a label fraction."""
-
-    lr_grid: Annotated[list[Positive] | None, Field(min_length=1)] = None
-    duration_grid: Annotated[list[Duration] | None, Field(min_length=1)] = None
-
-
 
 
 class DistillParams(Section):
@@ -489,9 +564,6 @@ class DistillParams(Section):
     ] = 0.0
     scale_by_temperature_squared: Annotated[
         bool, Field(description="true: as the official notebook; false: eq. 2 as printed")
-    overrides: Annotated[
-        dict[LabelFraction, SupervisedOverride], Field(description="by label fraction")
-    ] = {}
     ] = True
     teacher_views: Annotated[
         int,
@@ -537,8 +609,23 @@ class RuntimeParams(Section):
         Count, Field(description="pretraining processes on this host; 1 or a divisor of the batch")
     ] = 1
     threads: Annotated[int, Field(ge=0, description="CPU threads; 0: all cores")] = 0
+    trainings_at_once: Annotated[
+        int,
+        Field(ge=0, description="small trainings of a stage, each on one core; 0: one per core"),
+    ] = 1
     save_every_seconds: Positive = 60.0
     log_every_steps: Count = 50
+    shard_workers: Annotated[
+        int, Field(ge=0, description="processes of the stage shard; 0: a process per core")
+    ] = 0
+    dask_scheduler: Annotated[
+        str | None,
+        Field(description="tcp://host:8786 of a Dask cluster for the stage shard; null: this host"),
+    ] = None
+    cache_folder: Annotated[
+        str, Field(min_length=1, description="where shards of data.shards_at are kept")
+    ] = "data/cache"
+    cache_gigabytes: Annotated[Positive, Field(description="that they may take on disk")] = 50.0
 
 
 class Params(Section):
@@ -608,10 +695,6 @@ class Params(Section):
             "finetune.views": self.finetune.views,
             "distill.views": self.distill.views,
             **{f"supervised.views_grid.{i}": v for i, v in enumerate(self.supervised.views_grid)},
-    trainings_at_once: Annotated[
-        int,
-        Field(ge=0, description="small trainings of a stage, each on one core; 0: one per core"),
-    ] = 1
             **({"probe.sgd.views": self.probe.sgd.views} if self.probe.sgd else {}),
         }
         sizes = {f"{where}.size": seen.size for where, seen in views.items() if seen.size}

@@ -7,16 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from stages.data.images import SUFFIXES
-from stages.data.sources import Picture, Source, Split, key_of, make_source, problem_of_name, some
+from stages.data.sources import (
+    SPLIT_NAMES,
+    Picture,
+    Source,
+    Split,
+    key_of,
+    make_source,
+    problem_of_name,
+    some,
+)
 from stages.errors import UserError
 
 UNLABELLED = {"unlabelled", "unlabeled"}
-_SPLIT_NAMES: dict[str, Split] = {
-    "train": "train",
-    "validation": "validation",
-    "val": "validation",
-    "test": "test",
-}
 KEY_HEADS = {"key", "image", "file", "filename", "path", "id"}
 
 
@@ -36,7 +39,7 @@ def read_class_folders(root: Path, without: Sequence[Path] = ()) -> Source:
     files, refused = image_files(root, without)
     tops = {PurePosixPath(file).parts[0] for file in files if "/" in file}
     splits = tops - UNLABELLED
-    depth = 1 if splits and splits <= _SPLIT_NAMES.keys() else 0
+    depth = 1 if splits and splits <= SPLIT_NAMES.keys() else 0
     pictures, outside = [], []
     for file in files:
         folders = PurePosixPath(file).parts[:-1]
@@ -50,7 +53,7 @@ def read_class_folders(root: Path, without: Sequence[Path] = ()) -> Source:
             replace(
                 picture_in(root, file),
                 class_name=None if folders[depth] in UNLABELLED else folders[depth],
-                split=_SPLIT_NAMES[folders[0]] if depth else None,
+                split=SPLIT_NAMES[folders[0]] if depth else None,
             )
         )
     if outside:
@@ -175,7 +178,7 @@ def _read_labels(path: Path) -> dict[str, _Label]:
                 "key,label,split."
             )
         split = cells[2].lower() if len(cells) == 3 else ""
-        if split and split not in _SPLIT_NAMES:
+        if split and split not in SPLIT_NAMES:
             raise UserError(
                 f"{path}, line {number}: no split {cells[2]!r}; write train, validation or test, "
                 "or leave it empty."
@@ -185,5 +188,5 @@ def _read_labels(path: Path) -> dict[str, _Label]:
             raise UserError(
                 f"{path}, line {number}: the same key twice: {key}.\n  Keep one line per image."
             )
-        labels[key] = _Label(cells[1] or None, _SPLIT_NAMES.get(split))
+        labels[key] = _Label(cells[1] or None, SPLIT_NAMES.get(split))
     return labels

@@ -82,16 +82,18 @@ def decode(data: bytes, channels: int, max_pixels: int) -> NDArray[np.uint8]:
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
-def encode_png(pixels_HW: NDArray[np.uint8]) -> bytes:
-    """A grey picture as PNG, its pixels stored and not packed.
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """A grey (H, W) or RGB (H, W, 3) picture as PNG, its pixels stored and not packed.
 
     What zlib packs differs between its versions; stored, the shards of one data set have the same
     bytes and the same fingerprint everywhere, and are faster to write and to read.
     """
-    height, width = pixels_HW.shape
-    rows = np.zeros((height, width + 1), dtype=np.uint8)  # a row starts with its filter: 0, none
-    rows[:, 1:] = pixels_HW
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    height, width = pixels.shape[:2]
+    flat = pixels.reshape(height, -1)
+    rows = np.zeros((height, flat.shape[1] + 1), dtype=np.uint8)
+    rows[:, 1:] = flat  # a row starts with its filter: 0, none
+    colour = 0 if pixels.ndim == 2 else 2
+    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", _stored(rows.tobytes())), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -1,8 +1,9 @@
 """Which kind of source a folder is, for `python -m pipeline init`.
 
-Rules, in this order: a list of labels that names images of the folder (--labels, else a .csv in
-it, else labels.csv beside it) makes it a flat folder with a list; else folders in it are classes,
-but for those whose name starts with unlabel. A folder `labelled` (or `labeled`) holds all
+Rules, in this order. What a data set of torchvision unpacks to is that data set. Files .tar and no
+images are WebDataset shards. A list of labels that names images of the folder (--labels, else a
+.csv in it, else labels.csv beside it) makes it a flat folder with a list. Else folders in it are
+classes, but for those whose name starts with unlabel; a folder `labelled` (or `labeled`) holds all
 classes, and what stands beside it has no labels.
 """
 
@@ -15,6 +16,20 @@ from stages.data.folders import KEY_HEADS, UNLABELLED, image_files
 from stages.data.sources import some
 from stages.errors import UserError
 
+_DATA_SETS = {  # what stands in the root of one of torchvision's
+    "cifar-10-batches-py": "CIFAR10",
+    "cifar-100-python": "CIFAR100",
+    "stl10_binary": "STL10",
+    "train_32x32.mat": "SVHN",
+    "food-101": "Food101",
+    "SUN397": "SUN397",
+    "stanford_cars": "StanfordCars",
+    "fgvc-aircraft-2013b": "FGVCAircraft",
+    "dtd": "DTD",
+    "oxford-iiit-pet": "OxfordIIITPet",
+    "caltech101": "Caltech101",
+    "flowers-102": "Flowers102",
+}
 _LABELLED = ("labelled", "labeled")
 _MOST_ROWS = 1000  # of a list, looked at to see whether it names images
 
@@ -31,7 +46,14 @@ def recognise(folder: Path, labels: Path | None, unlabelled: Sequence[Path]) -> 
         UserError: no images, no labels, or more than one list that would fit.
     """
     further = [str(place) for place in unlabelled]
+    if folder.is_file() and folder.suffix == ".tar":
+        return _data("webdataset", folder, further)
+    known = [name for place, name in _DATA_SETS.items() if (folder / place).exists()]
+    if len(known) == 1 and labels is None:
+        return _data("torchvision", folder, further, name=known[0])
     files, _ = image_files(folder)
+    if not files and any(folder.rglob("*.tar")):
+        return _data("webdataset", folder, further)
     listed = _list_and_root(folder, labels, files)
     if listed is not None:
         labels_csv, root = listed

@@ -5,7 +5,9 @@ from pathlib import Path
 from stages.data.fashion_mnist import read_fashion_mnist
 from stages.data.folders import read_class_folders, read_labels_csv
 from stages.data.sources import Source
+from stages.data.torchvision_source import read_torchvision
 from stages.data.unlabelled import add_unlabelled
+from stages.data.webdataset_source import read_webdataset
 from stages.params import DataParams
 
 RAW = Path("data/raw")  # what is downloaded is kept there
@@ -26,7 +28,12 @@ def _read_labelled(params: DataParams, without: list[Path]) -> Source:
     root = Path(params.root) if params.root is not None else None
     if params.source == "fashion_mnist":
         return read_fashion_mnist(root, RAW / "fashion_mnist")
+    if params.source == "torchvision":
+        assert params.name is not None  # DataParams has checked it
+        return read_torchvision(params.name, root or RAW / "torchvision", download=params.download)
     assert root is not None  # DataParams has checked it
     if params.source == "folder":
         return read_class_folders(root, without)
+    if params.source == "webdataset":
+        return read_webdataset(root, params.shards, params.json_label)
     return read_labels_csv(root, Path(str(params.labels_csv)), without)

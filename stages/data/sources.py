@@ -9,6 +9,12 @@ from stages.errors import UserError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+SPLIT_NAMES: dict[str, Split] = {  # as folders, lists and shards write them
+    "train": "train",
+    "validation": "validation",
+    "val": "validation",
+    "test": "test",
+}
 _MOST_SHOWN = 5
 
 

@@ -4,6 +4,7 @@ Only the list of members is trusted to Python's tarfile; no name becomes a path 
 is unpickled or run, and a size that the file can't hold is an error.
 """
 
+import re
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,10 +12,13 @@ from pathlib import Path, PurePosixPath
 from stages.data.images import SUFFIXES
 from stages.errors import UserError
 
+# Whose readers run what the file says; in a stranger's shard they are refused, never passed over.
+CODE_ENDINGS = frozenset({"pyd", "pickle", "pkl", "pth", "pt", "ckpt", "joblib", "dill", "py"})
 IMAGE_ENDINGS = frozenset(SUFFIXES.values()) | {suffix[1:] for suffix in SUFFIXES}
 CLASS_ENDING = "cls"
 BLOCK = 512
 _MAX_NAME = 500
+_META = re.compile(r"__[^/]*__($|/)")
 _END_BLOCKS = 2 * BLOCK
 
 
@@ -28,8 +32,14 @@ class Member:
     n_bytes: int
 
 
-def list_members(path: Path) -> list[Member]:
+def list_members(path: Path, *, foreign: bool = False) -> list[Member]:
     """The members of a shard in order, every one checked.
+
+    Args:
+        path: the shard.
+        foreign: someone else's WebDataset shard: folders and files without an ending or with a
+            name in __underscores__ are left out as WebDataset does, and any other ending but
+            CODE_ENDINGS may be in it.
 
     Raises:
         UserError: naming the shard: not a tar, cut short, or holding what has no place in a shard.
@@ -37,7 +47,11 @@ def list_members(path: Path) -> list[Member]:
     size = path.stat().st_size
     try:
         with tarfile.open(path, "r:") as tar:
-            members = [_checked(path, info, size) for info in tar]
+            members = [
+                _checked(path, info, size, foreign)
+                for info in tar
+                if not (foreign and _is_passed_over(info))
+            ]
             end = tar.offset
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise _refused(path, f"can't be read as a tar ({error})") from error
@@ -49,8 +63,13 @@ def list_members(path: Path) -> list[Member]:
     return members
 
 
-def _checked(path: Path, info: tarfile.TarInfo, size: int) -> Member:
-    name = info.name
+def _is_passed_over(info: tarfile.TarInfo) -> bool:
+    base = info.name.rpartition("/")[2]
+    return info.isdir() or base[:1] in {".", ""} or "." not in base or bool(_META.match(info.name))
+
+
+def _checked(path: Path, info: tarfile.TarInfo, size: int, foreign: bool) -> Member:
+    name = info.name.removeprefix("./") if foreign else info.name
     if not info.isreg() or info.sparse is not None:
         raise _refused(path, f"holds {name!r}, which is no plain file")
     parts = PurePosixPath(name).parts
@@ -65,7 +84,11 @@ def _checked(path: Path, info: tarfile.TarInfo, size: int) -> Member:
         raise _refused(path, f"holds a member with the unsafe name {name[:_MAX_NAME]!r}")
     folder, slash, base = name.rpartition("/")
     stem, dot, ending = base.partition(".")
-    if not dot or not stem or ending.lower() not in IMAGE_ENDINGS | {CLASS_ENDING}:
+    last = ending.lower().rpartition(".")[2]
+    if foreign and last in CODE_ENDINGS:
+        raise _refused(path, f"holds {name!r}, a kind of file that can hold code")
+    known = foreign or ending.lower() in IMAGE_ENDINGS | {CLASS_ENDING}
+    if not dot or not stem or not known:
         raise _refused(path, f"holds {name!r}; only images and .cls have a place in it")
     if info.size < 0 or info.offset_data + info.size > size:
         raise _refused(path, f"is cut short: {name!r} should have {info.size} bytes")

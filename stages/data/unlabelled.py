@@ -6,6 +6,7 @@ from pathlib import Path
 
 from stages.data.folders import image_files, picture_in
 from stages.data.sources import Picture, Source, check_keys, some
+from stages.data.webdataset_source import read_shard, shard_paths
 from stages.errors import UserError
 
 
@@ -36,10 +37,13 @@ def add_unlabelled(source: Source, folders: Sequence[Path]) -> Source:
 
 
 def _read(folder: Path, head: str) -> tuple[list[Picture], list[tuple[str, str]]]:
+    if folder.suffix == ".tar" or (folder.is_dir() and any(folder.rglob("*.tar"))):
+        return _read_shards(folder, head)
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "is not there"
         raise UserError(
-            f"{folder} {what}.\n  params.yaml, data.unlabelled must name folders of images."
+            f"{folder} {what}.\n  params.yaml, data.unlabelled must name folders of images or of "
+            ".tar shards."
         )
     files, refused = image_files(folder)
     if not files:
@@ -52,3 +56,18 @@ def _read(folder: Path, head: str) -> tuple[list[Picture], list[tuple[str, str]]
         [replace(picture, key=f"{head}{picture.key}") for picture in found],
         [(f"{head}{file}", reason) for file, reason in refused],
     )
+
+
+def _read_shards(folder: Path, head: str) -> tuple[list[Picture], list[tuple[str, str]]]:
+    """Every key after its shard's name: shards of different makers may count alike."""
+    pictures, refused = [], []
+    for path in shard_paths(folder):
+        found = read_shard(path, None)
+        where = f"{head}{path.stem}/"
+        pictures += [replace(picture, key=f"{where}{picture.key}") for picture in found.pictures]
+        refused += [(f"{head}{name}", reason) for name, reason in found.refused]
+    if not pictures:
+        raise UserError(
+            f"{folder} holds shards without an image.\n  Take it out of data.unlabelled."
+        )
+    return pictures, refused

@@ -51,6 +51,19 @@ def test_a_list_that_names_images_is_found(
     }
 
 
+def test_tar_files_are_webdataset_shards(tmp_path: Path):
+    folder = put(tmp_path, "train/0.tar", "val/0.tar", "index.json")
+    told = {"source": "webdataset", "root": str(folder), "unlabelled": []}
+    assert recognise(folder, None, []) == told
+    assert recognise(folder / "val/0.tar", None, [])["source"] == "webdataset"
+
+
+def test_what_a_data_set_unpacks_to_is_that_data_set(tmp_path: Path):
+    put(tmp_path, "cifar-10-batches-py/data_batch_1")
+    told = {"source": "torchvision", "root": str(tmp_path), "unlabelled": [], "name": "CIFAR10"}
+    assert recognise(tmp_path, None, []) == told
+
+
 def test_a_table_that_names_no_image_is_no_list_of_labels(tmp_path: Path):
     put(tmp_path, "cat/1.png", "dog/2.png")
     (tmp_path / "cameras.csv").write_text("camera,year\na,2020\n")
