@@ -93,6 +93,7 @@ def distill(
             label_share=distilling.label_share,
             scale_by_temperature_squared=distilling.scale_by_temperature_squared,
             data=store.fingerprint,
+            shuffle_shards=params.data.shuffle_shards,
             teacher=card["weights_sha256"],
             start=state_digest(model),
             image_size=params.data.image_size,

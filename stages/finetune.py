@@ -78,6 +78,7 @@ def finetune(
         fingerprint(
             schooling=str(schooling),
             data=labelled.fingerprint,
+            shuffle_shards=params.data.shuffle_shards,
             keys=labelled.keys,
             layer=layer,
             zero_init=params.finetune.zero_init,

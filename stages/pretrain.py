@@ -22,6 +22,7 @@ from stages.params import Params, PretrainParams, duration_in_steps, load_params
 from stages.records import write_record
 from stages.training.batches import ViewLoader
 from stages.training.fingerprint import fingerprint
+from stages.training.images import open_images
 from stages.training.launch import relaunched
 from stages.training.products import seeded, write_product
 from stages.training.recipes import architecture_of, optimizer_for, view_recipe
@@ -31,7 +32,7 @@ from stages.training.state import TrainState
 from stages.training.steps import contrastive_step
 from stages.training.watch import contrastive_watch
 
-SHARDS, PRODUCT, WORKDIR = Path("data/shards"), Path("artifacts/pretrain"), Path("runs/pretrain")
+PRODUCT, WORKDIR = Path("artifacts/pretrain"), Path("runs/pretrain")
 MEASURED_IMAGES = 256  # on which a network that was taken over is measured
 VIEWS_AT_ONCE = 64
 
@@ -71,13 +72,7 @@ def main() -> None:
 
 
 def open_store(params: Params) -> ImageStore:
-    return ImageStore.open(
-        SHARDS,
-        "train",
-        with_labels=False,
-        channels=params.data.channels,
-        max_pixels=params.data.max_pixels,
-    )
+    return open_images(params, "train", with_labels=False)
 
 
 def load_views(params: Params, store: ImageStore, runtime: Runtime, batch_size: int) -> ViewLoader:
@@ -129,6 +124,7 @@ def plan_session(params: Params, store: ImageStore, loader: ViewLoader) -> Sessi
             params=pretrain.model_dump(),
             image_size=params.data.image_size,
             channels=params.data.channels,
+            shuffle_shards=params.data.shuffle_shards,
             data=store.fingerprint,
         ),
         total_steps=duration_in_steps(pretrain.duration, n_images, batch_size),
@@ -160,9 +156,21 @@ def finish(
         "seconds": round(state.seconds, 1),
         "images_per_second": round(images / state.seconds, 1),
         "waited_share": round(state.waited_seconds / state.seconds, 4),
+        **mixing_of(params, store, session.batch_size),
     }
     leave(params, state.model, architecture, store, state.curve, numbers, {})
     shutil.rmtree(WORKDIR, ignore_errors=True)
+
+
+def mixing_of(params: Params, store: ImageStore, batch_size: int) -> dict[str, float]:
+    """How diverse batches were, where images were not shuffled over all shards."""
+    if params.data.shuffle_shards is None:
+        return {}
+    mixing = store.mixing(store.order(params.pretrain.seed), batch_size)
+    return {
+        "shards_per_batch": mixing.shards_per_batch,
+        "shards_per_batch_of_full_shuffle": mixing.of_full_shuffle,
+    }
 
 
 def take_over(params: Params, folder: Path) -> None:

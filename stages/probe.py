@@ -140,6 +140,7 @@ def learn_by_sgd(
             fingerprint(
                 schooling=str(schooling),
                 data=labelled.fingerprint,
+                shuffle_shards=params.data.shuffle_shards,
                 keys=labelled.keys,
                 encoder=state_digest(encoder),
                 image_size=params.data.image_size,

@@ -9,24 +9,44 @@ from typing import Any
 from tqdm import tqdm
 
 from stages.data.build import Wanted, build_shards
+from stages.data.publish import take_published
 from stages.data.reading import read_source
+from stages.data.remote import Remote
 from stages.data.splits import SplitSizes
 from stages.errors import run_stage
-from stages.params import DataParams, load_params
+from stages.params import DataParams, RuntimeParams, load_params
 from stages.records import write_record
 
 SHARDS, WORKDIR = Path("data/shards"), Path("runs/shard")
 
 
 def main() -> None:
-    params = load_params().data
+    everything = load_params()
+    params, runtime = everything.data, everything.runtime
     begun = time.perf_counter()
     with _Progress() as progress:
-        content = build_shards(
-            read_source(params), wanted_of(params), SHARDS, WORKDIR, cores(), progress.tell
-        )
+        if params.source == "published":
+            content = take_published(Remote(str(params.shards_at)), SHARDS)
+        else:
+            content = build_shards(
+                read_source(as_workers_see(params, runtime)),
+                wanted_of(params),
+                SHARDS,
+                WORKDIR,
+                runtime.shard_workers or cores(),
+                progress.tell,
+                scheduler=runtime.dask_scheduler,
+                remote=None if params.shards_at is None else Remote(params.shards_at),
+            )
     details = details_of(content) | {"shards_taken_over": progress.taken_over}
     write_record("shard", numbers_of(content, time.perf_counter() - begun), details)
+
+
+def as_workers_see(params: DataParams, runtime: RuntimeParams) -> DataParams:
+    """The same source, by paths that hold in the folders of a cluster's workers."""
+    if runtime.dask_scheduler is None or params.root is None:
+        return params
+    return params.model_copy(update={"root": str(Path(params.root).absolute())})
 
 
 def wanted_of(params: DataParams) -> Wanted:

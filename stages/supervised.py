@@ -128,6 +128,7 @@ def train(
         fingerprint(
             schooling=str(setting),
             data=labelled.fingerprint,
+            shuffle_shards=params.data.shuffle_shards,
             keys=labelled.keys,
             architecture=architecture,
             image_size=params.data.image_size,

@@ -35,6 +35,10 @@ def pretraining_section(study: Study) -> str:
         ("Steps, images seen", _counts(numbers)),
         ("Speed", shown(numbers, "images_per_second", "{:,.0f} images/s")),
         ("Time waiting for images", shown(numbers, "waited_share", "{:.1%}")),
+        (
+            "Shards in a batch, of a full shuffle",
+            shown(numbers, "shards_per_batch_of_full_shuffle", "{:.1%}"),
+        ),
     ]
     return (
         "<p>The effective rank falls to 1 when a net collapses, that is, gives every image the "

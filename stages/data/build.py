@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.data.duplicates import Copies, find_copies
-from stages.data.examine import Examined, check_quarantine, examine, in_processes
+from stages.data.engine import Engine
+from stages.data.examine import Examined, check_quarantine, examine
 from stages.data.hash_order import hash_ranks
 from stages.data.index import FORMAT, fingerprint_of
 from stages.data.install import install, take_over
 from stages.data.member_table import MemberTable
+from stages.data.publish import already_published, make_published, publish_index, write_receipt
+from stages.data.remote import Remote
 from stages.data.shards import Sample, ShardPlan, WrittenShard, make_shard, path_in, plan_shards
 from stages.data.sources import SPLITS, Picture, Source, Split
 from stages.data.splits import SplitSizes, assign_splits, check_splits
@@ -50,6 +53,9 @@ def build_shards(
     workdir: Path,
     workers: int,
     tell: Callable[[str, int, int], None] = lambda *_: None,
+    *,
+    scheduler: str | None = None,
+    remote: Remote | None = None,
 ) -> dict[str, Any]:
     """Make the folder of shards, or leave what was there when something is wrong.
 
@@ -58,8 +64,10 @@ def build_shards(
         wanted: what decides the result; the same source and the same `wanted` give the same bytes.
         folder: replaced as a whole, its index last; shards in it that fit are taken over.
         workdir: finished shards wait here; those of a run that was killed are taken over.
-        workers: processes.
+        workers: processes of this machine.
         tell: called with what is being done, how many of it are done, and of how many.
+        scheduler: of a Dask cluster that does the work instead.
+        remote: where the shards are put; the folder then has the index and the tables only.
 
     Returns:
         The content of index.json.
@@ -69,7 +77,8 @@ def build_shards(
     """
     split_of = assign_splits(source, wanted.sizes, wanted.seed)
     used = [picture for picture in source.pictures if picture.key in split_of]
-    seen = _examine(used, wanted, workers, tell)
+    engine = Engine(workers, scheduler)
+    seen = _examine(used, wanted, engine, tell)
     damaged = [(key, found.problem) for key, found in seen.items() if found.problem]
     quarantine = sorted([*source.refused, *damaged])
     n_found = len(used) + len(source.refused)
@@ -88,8 +97,13 @@ def build_shards(
         for split, (own, ranks) in samples.items()
     }
     everything = [plan for split in SPLITS for plan in plans[split]]
-    tell("shards taken over", take_over(everything, folder, workdir), len(everything))
-    shards = _write(everything, workdir, workers, tell)
+    shards = {} if remote is None else already_published(everything, folder, workdir, remote)
+    missing = [plan for plan in everything if plan.digest not in shards]
+    taken = len(shards) + take_over(missing, folder, workdir)
+    tell("shards taken over", taken, len(everything))
+    for shard in _write(missing, workdir, engine, remote):
+        shards[shard.made_of] = shard
+        tell("shards written", len(shards), len(everything))
     written = [
         _WrittenSplit(
             split,
@@ -99,14 +113,19 @@ def build_shards(
         for split in SPLITS
     ]
     content = _index_content(source, written, quarantine, copies, seen)
-    tars = {shard.name: path_in(workdir, shard.made_of) for s in written for shard in s.shards}
-    install(tars, {s.table_name: s.table_bytes for s in written}, content, quarantine, folder)
-    shutil.rmtree(workdir)
+    tables = {split.table_name: split.table_bytes for split in written}
+    tars = {}
+    if remote is None:
+        tars = {s.name: path_in(workdir, s.made_of) for split in written for s in split.shards}
+    else:
+        publish_index(remote, tables, content, quarantine)
+    install(tars, tables, content, quarantine, folder)
+    shutil.rmtree(workdir, ignore_errors=True)
     return content
 
 
 def _examine(
-    used: Sequence[Picture], wanted: Wanted, workers: int, tell: Callable[[str, int, int], None]
+    used: Sequence[Picture], wanted: Wanted, engine: Engine, tell: Callable[[str, int, int], None]
 ) -> dict[str, Examined]:
     done = 0
 
@@ -115,7 +134,7 @@ def _examine(
         done += count
         tell("images examined", done, len(used))
 
-    found = examine(used, wanted.channels, wanted.max_pixels, workers, advance)
+    found = examine(used, wanted.channels, wanted.max_pixels, engine, advance)
     return {picture.key: result for picture, result in zip(used, found, strict=True)}
 
 
@@ -163,18 +182,18 @@ def _samples(
 
 
 def _write(
-    plans: Sequence[ShardPlan],
-    workdir: Path,
-    workers: int,
-    tell: Callable[[str, int, int], None],
-) -> dict[str, WrittenShard]:
-    """Write what is missing of the shards of all splits; by the digest of their plan."""
+    plans: Sequence[ShardPlan], workdir: Path, engine: Engine, remote: Remote | None
+) -> Iterator[WrittenShard]:
+    """Write the shards of these plans; where they go to an address, note each that is there."""
     few = sum(len(plan.samples) for plan in plans) < 2000
-    shards: dict[str, WrittenShard] = {}
-    for shard in in_processes(partial(make_shard, workdir=workdir), plans, 1 if few else workers):
-        shards[shard.made_of] = shard
-        tell("shards written", len(shards), len(plans))
-    return shards
+    workdir.mkdir(parents=True, exist_ok=True)
+    if remote is None:
+        yield from engine.each(partial(make_shard, workdir=workdir.absolute()), plans, few=few)
+        return
+    make = partial(make_published, workdir=workdir.absolute(), remote=remote)
+    for shard in engine.each(make, plans, few=few):
+        write_receipt(workdir, shard)
+        yield shard
 
 
 def _member_table(

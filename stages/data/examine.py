@@ -4,17 +4,12 @@ Shapes: H W C.
 """
 
 import hashlib
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
+from stages.data.engine import Engine
 from stages.data.images import DamagedImageError, decode
 from stages.data.sources import Picture, some
 from stages.errors import UserError
@@ -22,9 +17,6 @@ from stages.errors import UserError
 MAX_FILE_BYTES = 256 * 2**20  # of one image
 _CHUNK = 500  # images per unit of work
 _WORTH_PROCESSES = 4 * _CHUNK  # below, starting processes takes longer than they save
-
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +46,7 @@ def examine(
     pictures: Sequence[Picture],
     channels: int,
     max_pixels: int,
-    workers: int,
+    engine: Engine,
     tell: Callable[[int], None] = lambda _: None,
 ) -> list[Examined]:
     """Read and decode every picture once, in order.
@@ -63,7 +55,7 @@ def examine(
         pictures: to look at.
         channels: 1 or 3, what the networks will see.
         max_pixels: a larger picture can't be used.
-        workers: processes; 1 works in this one.
+        engine: who works.
         tell: called with the number of pictures done since the last call.
     """
     chunks = [
@@ -71,9 +63,8 @@ def examine(
         for start in range(0, len(pictures), _CHUNK)
     ]
     found: list[Examined] = []
-    for part in in_processes(
-        _examine_chunk, chunks, 1 if len(pictures) < _WORTH_PROCESSES else workers
-    ):
+    few = len(pictures) < _WORTH_PROCESSES
+    for part in engine.each(_examine_chunk, chunks, few=few):
         found += part
         tell(len(part))
     return found
@@ -134,37 +125,6 @@ def check_quarantine(quarantine: Sequence[tuple[str, str]], n_found: int, tolera
         f"({tolerance:g}) allows: {first}.\n"
         "  Mend or remove them, or raise the tolerance in params.yaml to leave them out."
     )
-
-
-def in_processes(
-    work: Callable[[Task], Result], tasks: Sequence[Task], workers: int
-) -> Iterator[Result]:
-    """work(task) of each task, in order, on `workers` processes."""
-    if workers == 1 or len(tasks) < 2:
-        yield from map(work, tasks)
-        return
-    context = multiprocessing.get_context("spawn")  # safe beside threads
-    with ProcessPoolExecutor(
-        min(workers, len(tasks)), mp_context=context, initializer=_start_worker
-    ) as pool:
-        try:
-            yield from pool.map(work, tasks)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even when it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-
-
-def _end_with_the_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 @dataclass(frozen=True)

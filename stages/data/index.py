@@ -8,6 +8,7 @@ and a digest of its pixels. Shapes: N images of a split.
 import functools
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from stages.errors import UserError
 
 INDEX_NAME = "index.json"
 FORMAT = "simclr shards 1"
-_MAX_INDEX_BYTES = 256 * 2**20
+MAX_INDEX_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,19 @@ def read_index(folder: Path) -> Index:
             f"{path} is not there, so there are no shards to read.\n"
             "  Run the stage shard first: dvc repro shard."
         )
-    if path.stat().st_size > _MAX_INDEX_BYTES:
+    if path.stat().st_size > MAX_INDEX_BYTES:
         raise _refused(folder, "has an index too large to be one")
+    return parse_index(folder, path.read_bytes())
+
+
+def parse_index(folder: Path, data: bytes) -> Index:
+    """Check the bytes of an index.json of a folder.
+
+    Raises:
+        UserError: damaged, edited, or naming files outside its folder.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise _refused(folder, f"has an index that is no JSON ({error})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -169,7 +179,7 @@ def _split_entry(name: str, entry: dict[str, Any]) -> SplitEntry:
             _file_name(shard["name"]),
             _count(shard["images"]),
             _count(shard["bytes"]),
-            _text(shard["sha256"]),
+            _sha256(shard["sha256"]),
             _text(shard.get("made_of", "")),
         )
         for shard in entry["shards"]
@@ -184,13 +194,20 @@ def _split_entry(name: str, entry: dict[str, Any]) -> SplitEntry:
         shards=shards,
         members_name=_file_name(members["name"]),
         members_bytes=_count(members["bytes"]),
-        members_sha256=_text(members["sha256"]),
+        members_sha256=_sha256(members["sha256"]),
     )
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"text, found {value!r}")
+    return value
+
+
+def _sha256(value: Any) -> str:
+    """64 hex digits; the cache makes a file name of them."""
+    if not re.fullmatch(r"[0-9a-f]{64}", _text(value)):
+        raise ValueError(f"a SHA-256, found {value!r}")
     return value
 
 

@@ -10,6 +10,7 @@ Shapes: P places.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,41 +23,18 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 @dataclass(frozen=True)
-class EpochOrder:
-    """The endless order of a data set: epoch after epoch, each a permutation of its own.
+class Order(ABC):
+    """Which image stands at which place: epoch after epoch, each a permutation of its own.
 
     Attributes:
         n_images: n, at least 1.
-        seed: any integer; another seed, another order.
     """
 
     n_images: int
-    seed: int
 
-    def __post_init__(self) -> None:
-        if self.n_images < 1:
-            raise ValueError(f"an order needs at least one image, found {self.n_images}")
-
+    @abstractmethod
     def positions(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
-        """Positions (P,) of the images that stand at places start..stop-1 of an epoch.
-
-        Raises:
-            ValueError: the places are not within 0..n_images.
-        """
-        if not 0 <= start <= stop <= self.n_images:
-            raise ValueError(
-                f"places {start}..{stop} of an epoch of {self.n_images} images do not exist"
-            )
-        places_P = np.arange(start, stop, dtype=np.uint64)
-        columns = math.isqrt(self.n_images - 1) + 1
-        rows = -(-self.n_images // columns)
-        keys = _round_keys(self.seed, epoch)
-        found_P = _permute(places_P, rows, columns, keys)
-        outside_P = found_P >= self.n_images
-        while outside_P.any():
-            found_P[outside_P] = _permute(found_P[outside_P], rows, columns, keys)
-            outside_P = found_P >= self.n_images
-        return found_P.astype(np.int64)
+        """Positions (P,) of the images that stand at places start..stop-1 of an epoch."""
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Whole batches in an epoch, at least 1; the few images left over wait for another."""
@@ -75,6 +53,49 @@ class EpochOrder:
         epoch, place = divmod(step, self.steps_per_epoch(batch_size))
         start = place * batch_size
         return epoch, self.positions(epoch, start, min(start + batch_size, self.n_images))
+
+    def shards_ahead(self, step: int, batch_size: int) -> list[int]:
+        """Numbers of the shards that the steps from here on read, as far as that is told."""
+        return []
+
+    def check_places(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.n_images:
+            raise ValueError(
+                f"places {start}..{stop} of an epoch of {self.n_images} images do not exist"
+            )
+
+
+@dataclass(frozen=True)
+class EpochOrder(Order):
+    """The order that shuffles all images.
+
+    Attributes:
+        seed: any integer; another seed, another order.
+    """
+
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.n_images < 1:
+            raise ValueError(f"an order needs at least one image, found {self.n_images}")
+
+    def positions(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+        """Positions (P,) of the images that stand at places start..stop-1 of an epoch.
+
+        Raises:
+            ValueError: the places are not within 0..n_images.
+        """
+        self.check_places(start, stop)
+        places_P = np.arange(start, stop, dtype=np.uint64)
+        columns = math.isqrt(self.n_images - 1) + 1
+        rows = -(-self.n_images // columns)
+        keys = _round_keys(self.seed, epoch)
+        found_P = _permute(places_P, rows, columns, keys)
+        outside_P = found_P >= self.n_images
+        while outside_P.any():
+            found_P[outside_P] = _permute(found_P[outside_P], rows, columns, keys)
+            outside_P = found_P >= self.n_images
+        return found_P.astype(np.int64)
 
 
 def _permute(

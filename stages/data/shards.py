@@ -26,7 +26,7 @@ from stages.data.tar_reader import BLOCK, CLASS_ENDING, Member, list_members
 from stages.errors import UserError
 
 _RECORD = 20 * BLOCK  # tar files end on a multiple of this
-_NAME_BITS = 20  # of the hash in a shard's name; no range is cut finer, so at most 2^20 shards
+_HASH_BITS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class ShardPlan:
     """A shard that is to be.
 
     Attributes:
-        stem: split and first hash of its range.
+        stem: split and first hash of its range, in 5 hexadecimal digits.
         samples: by hash.
     """
 
@@ -62,7 +62,7 @@ class ShardPlan:
     @property
     def name(self) -> str:
         """Of the file: never used again for other content, so a copy elsewhere is never stale."""
-        return f"{self.stem}-{self.digest[:8]}.tar"
+        return f"{self.stem}-{self.digest[:16]}.tar"
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ def plan_shards(
         split: begins the names.
         samples: N samples in the order of their ranks.
         ranks_N: 64-bit hashes of their keys, rising.
-        images_per_shard: only 2^20 shards could make one larger.
+        images_per_shard: more only where hashes are the same in all bits.
     """
     return [
-        ShardPlan(f"{split}-{first >> (64 - _NAME_BITS):05x}", samples[start:stop])
+        ShardPlan(f"{split}-{first >> (_HASH_BITS - 20):05x}", samples[start:stop])
         for first, start, stop in _ranges(ranks_N, images_per_shard, 0, 0, 0, len(samples))
     ]
 
@@ -107,10 +107,10 @@ def _ranges(
     """(first hash, start, stop) of each range: halves of halves, none empty."""
     if start == stop:
         return
-    if stop - start <= most or depth == _NAME_BITS:
+    if stop - start <= most or depth == _HASH_BITS:
         yield first, start, stop
         return
-    half = first | 1 << (63 - depth)
+    half = first | 1 << (_HASH_BITS - 1 - depth)
     middle = start + int(np.searchsorted(ranks_N[start:stop], np.uint64(half)))
     yield from _ranges(ranks_N, most, first, depth + 1, start, middle)
     yield from _ranges(ranks_N, most, half, depth + 1, middle, stop)

@@ -5,7 +5,7 @@ Shapes: N images of the store, B asked for, C H W.
 
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,21 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.data.block_order import BlockOrder, Mixing, mixing
+from stages.data.cache import ShardsAt
+from stages.data.fast_jpeg import decode_plain_jpeg
 from stages.data.images import DamagedImageError, decode
-from stages.data.index import (
-    Index,
-    check_file,
-    check_headers,
-    read_index,
-    read_members,
-)
+from stages.data.index import Index, read_index, read_members
 from stages.data.member_table import MemberTable
+from stages.data.order import EpochOrder, Order
 from stages.data.random_numbers import key_hashes
+from stages.data.shard_bytes import LocalShards, RemoteShards, ShardBytes
 from stages.errors import UserError
 
 CACHE_BYTES = 2**30  # of decoded images of one size that are kept in memory
 DIGEST_BYTES = 4 * 2**30  # of shards whose SHA-256 is checked on opening, unless asked otherwise
 _WORTH_THREADS = 64 * 64  # pixels of an image; below, handing it to a thread costs more
+_PARTS_PER_CORE = 4  # of a batch; a few, since pictures differ in size
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class ImageStore:
     _reader: "_Reader"
     _rows: NDArray[np.int64]  # (N,) of the reader's table
     _classes: NDArray[np.int64] | None = None
+    _shuffle_shards: int | None = None
 
     @classmethod
     def open(
@@ -63,6 +64,8 @@ class ImageStore:
         max_pixels: int,
         check_digests: bool | None = None,
         cache_bytes: int = CACHE_BYTES,
+        at: ShardsAt | None = None,
+        shuffle_shards: int | None = None,
     ) -> "ImageStore":
         """Open a split; nothing is decoded yet.
 
@@ -76,6 +79,8 @@ class ImageStore:
             check_digests: compare each shard with its SHA-256, once per process; None: when they
                 have less than DIGEST_BYTES. Sizes, and the header of each image, always are.
             cache_bytes: most memory for decoded images; kept only where all have one size.
+            at: where the shards are; None: in the folder. The index is in the folder always.
+            shuffle_shards: shards that `order` shuffles at a time; None: all.
 
         Raises:
             UserError: shards missing, damaged, cut short or not what the index says; or a key
@@ -83,7 +88,8 @@ class ImageStore:
         """
         index = read_index(folder)
         table = read_members(index, split)
-        reader = _Reader.open(index, split, table, channels, max_pixels, check_digests, cache_bytes)
+        shards = _shard_bytes(index, split, table, check_digests, at)
+        reader = _Reader.open(shards, table, channels, max_pixels, cache_bytes)
         rows = np.arange(len(table.keys)) if keys is None else _rows_of(keys, table, split)
         keys = table.keys if keys is None else list(keys)
         return cls(
@@ -94,6 +100,7 @@ class ImageStore:
             _reader=reader,
             _rows=rows,
             _classes=table.class_number[rows].astype(np.int64) if with_labels else None,
+            _shuffle_shards=shuffle_shards,
         )
 
     @property
@@ -131,6 +138,29 @@ class ImageStore:
             return [torch.from_numpy(image_CHW) for image_CHW in found]
         return torch.from_numpy(found)
 
+    def order(self, seed: int) -> Order:
+        """Which image of this store stands at which place of an epoch.
+
+        Raises:
+            UserError: the shards are remote, and their cache does not hold what is shuffled.
+        """
+        shard_N = self._reader.table.shard[self._rows]
+        if self._shuffle_shards is None:
+            shards = np.unique(shard_N).tolist()
+            self._reader.shards.check_order(len(shards))
+            self.read_ahead(shards)
+            return EpochOrder(self.n_images, seed)
+        self._reader.shards.check_order(2 * self._shuffle_shards)
+        return BlockOrder.of(shard_N, seed, self._shuffle_shards)
+
+    def mixing(self, order: Order, batch_size: int) -> Mixing:
+        """How diverse the batches of an order are."""
+        return mixing(order, self._reader.table.shard[self._rows], batch_size)
+
+    def read_ahead(self, shards: Iterable[int]) -> None:
+        """These shards will be read soon, so remote ones may be fetched meanwhile."""
+        self._reader.shards.read_ahead(shards)
+
     def at(self, positions_B: NDArray[np.int64]) -> "ImageStore":
         """A store of the images at these positions, in this order."""
         return replace(
@@ -158,94 +188,126 @@ def _rows_of(keys: Sequence[str], table: MemberTable, split: str) -> NDArray[np.
     return np.array([row_of[key] for key in keys], dtype=np.int64)
 
 
+def _shard_bytes(
+    index: Index, split: str, table: MemberTable, check_digests: bool | None, at: ShardsAt | None
+) -> ShardBytes:
+    shards = index.split(split).shards
+    if at is not None:
+        return RemoteShards(at, shards, table)
+    if check_digests is None:
+        check_digests = sum(shard.n_bytes for shard in shards) <= DIGEST_BYTES
+    return LocalShards(index.folder, shards, table, check_digests)
+
+
 @dataclass
 class _Reader:
-    """Open shards, their table, and the decoded images where they are kept; shared by stores."""
+    """Shards, their table, and the decoded images where they are kept; shared by stores."""
 
+    shards: ShardBytes
     table: MemberTable
-    paths: Sequence[Path]
-    files: Sequence[int]
     channels: int
     max_pixels: int
     one_size: bool
-    cache_NCHW: NDArray[np.uint8] | None
+    cache_NHWC: NDArray[np.uint8] | None
     cached_N: NDArray[np.bool_]
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_cores()))
 
     @classmethod
     def open(
         cls,
-        index: Index,
-        split: str,
+        shards: ShardBytes,
         table: MemberTable,
         channels: int,
         max_pixels: int,
-        check_digests: bool | None,
         cache_bytes: int,
     ) -> "_Reader":
-        shards = index.split(split).shards
-        if check_digests is None:
-            check_digests = sum(shard.n_bytes for shard in shards) <= DIGEST_BYTES
-        paths = [index.folder / shard.name for shard in shards]
-        for number, (path, shard) in enumerate(zip(paths, shards, strict=True)):
-            check_file(path, shard.n_bytes, shard.sha256, check_digests)
-            check_headers(path, table, number)
         n_images = len(table.keys)
         one_size = len(np.unique(table.height)) == 1 and len(np.unique(table.width)) == 1
         cache = None
         if one_size:
-            shape = (n_images, channels, int(table.height[0]), int(table.width[0]))
+            shape = (n_images, int(table.height[0]), int(table.width[0]), channels)
             if np.prod(shape, dtype=np.int64) <= cache_bytes:
                 cache = np.empty(shape, dtype=np.uint8)
         return cls(
+            shards=shards,
             table=table,
-            paths=paths,
-            files=[os.open(path, os.O_RDONLY) for path in paths],
             channels=channels,
             max_pixels=max_pixels,
             one_size=one_size,
-            cache_NCHW=cache,
+            cache_NHWC=cache,
             cached_N=np.zeros(n_images, dtype=bool),
         )
 
-    def __del__(self) -> None:
-        for file in self.files:
-            os.close(file)
-
     def images(self, rows_B: NDArray[np.int64]) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
-        if self.cache_NCHW is None:
+        """As `ImageStore.images`; in memory a pixel's channels lie side by side, as decoded."""
+        if self.cache_NHWC is None:
             found = self._decode(rows_B)
-            return np.stack(found) if self.one_size and found else found
+            if isinstance(found, list):
+                return [pixels_HWC.transpose(2, 0, 1) for pixels_HWC in found]
+            return found.transpose(0, 3, 1, 2)
         missing = np.unique(rows_B[~self.cached_N[rows_B]])
         if len(missing):
-            self.cache_NCHW[missing] = self._decode(missing)
+            self.cache_NHWC[missing] = self._decode(missing)
             self.cached_N[missing] = True  # after the pixels: another thread may be reading
-        return self.cache_NCHW[rows_B]
+        return self.cache_NHWC[rows_B].transpose(0, 3, 1, 2)
 
-    def _decode(self, rows_B: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+    def _decode(self, rows_B: NDArray[np.int64]) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
+        """(B, H, W, C), or a list of (H_i, W_i, C)."""
         rows = rows_B.tolist()
-        pixels_B = self.table.height[rows_B].astype(np.int64) * self.table.width[rows_B]
-        if len(rows) < 2 or pixels_B.mean() < _WORTH_THREADS:
-            return [self._decode_one(row) for row in rows]
-        return list(self.pool.map(self._decode_one, rows))
+        self._expect_what_follows(rows_B)
+        height_B, width_B = (
+            lengths[rows_B].astype(np.int64) for lengths in (self.table.height, self.table.width)
+        )
+        # One piece of memory for all: the system gives a large one in far fewer steps.
+        ends = np.cumsum(height_B * width_B * self.channels)
+        memory = np.empty(int(ends[-1]) if rows else 0, dtype=np.uint8)
+        places = [
+            part.reshape(height, width, self.channels)
+            for part, height, width in zip(
+                np.split(memory, ends[:-1]), height_B.tolist(), width_B.tolist(), strict=True
+            )
+        ]
+        n_parts = 1
+        if _cores() > 1 and (height_B * width_B).mean() >= _WORTH_THREADS:
+            n_parts = min(len(rows), _PARTS_PER_CORE * _cores())
+        if n_parts > 1:
+            parts = ((rows[i::n_parts], places[i::n_parts]) for i in range(n_parts))
+            list(self.pool.map(lambda part: self._decode_each(*part), parts))
+        else:
+            self._decode_each(rows, places)
+        return memory.reshape(-1, *places[0].shape) if self.one_size and places else places
 
-    def _decode_one(self, row: int) -> NDArray[np.uint8]:
-        """One image as (C, H, W)."""
+    def _expect_what_follows(self, rows_B: NDArray[np.int64]) -> None:
+        """One who reads out of one or two shards goes through them in order."""
+        if not len(rows_B):
+            return
+        first, last = int(self.table.shard[rows_B].min()), int(self.table.shard[rows_B].max())
+        if last - first <= 1:
+            self.shards.read_ahead(range(last + 1, min(last + 2, int(self.table.shard[-1]) + 1)))
+
+    def _decode_each(self, rows: Sequence[int], places: Sequence[NDArray[np.uint8]]) -> None:
+        for row, place_HWC in zip(rows, places, strict=True):
+            self._decode_one(row, place_HWC)
+
+    def _decode_one(self, row: int, place_HWC: NDArray[np.uint8]) -> None:
+        """One image to its place, (H, W, C)."""
         table = self.table
         shard, n_bytes = int(table.shard[row]), int(table.n_bytes[row])
-        data = os.pread(self.files[shard], n_bytes, int(table.offset[row]))
+        data = self.shards.read(shard, int(table.offset[row]), n_bytes)
+        if decode_plain_jpeg(data, self.channels, self.max_pixels, place_HWC) is not None:
+            return
         try:
             pixels_HWC = decode(data, self.channels, self.max_pixels)
         except DamagedImageError as error:
             raise self._damaged(row, str(error)) from error
-        height, width, _ = pixels_HWC.shape
-        if (height, width) != (table.height[row], table.width[row]):
+        if pixels_HWC.shape != place_HWC.shape:
+            height, width, _ = pixels_HWC.shape
             raise self._damaged(row, f"{height} x {width} pixels, not what the index says")
-        return np.array(pixels_HWC.transpose(2, 0, 1), order="C")  # a copy: writable
+        place_HWC[:] = pixels_HWC
 
     def _damaged(self, row: int, what: str) -> UserError:
         return UserError(
-            f"{self.paths[self.table.shard[row]]}: the image {self.table.keys[row]} does not "
+            f"{self.shards.name(self.table.shard[row])}: the image {self.table.keys[row]} does not "
             f"decode ({what}).\n  The shard changed, or data.max_pixels was lowered since it was "
             "written: dvc repro --force shard."
         )

@@ -8,12 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Generic, TypeVar
 
 import numpy as np
 from torch import Tensor
 
-from stages.data.order import EpochOrder
+from stages.data.order import Order
 from stages.data.store import ImageStore
 from stages.data.views import ViewRecipe, make_views
 
@@ -61,14 +62,18 @@ class ViewLoader:
     def steps_per_epoch(self) -> int:
         return max(self.store.n_images // self.batch_size, 1)
 
+    @cached_property
+    def order(self) -> Order:
+        return self.store.order(self.seed)
+
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches of steps start..stop, each made while the one before it is used."""
         return ahead(self.batch, range(start, stop), self.waited)
 
     def batch(self, step: int) -> Batch:
         """The batch of one step, without having read any other."""
-        order = EpochOrder(self.store.n_images, self.seed)
-        epoch, positions = order.global_batch(step, self.batch_size)
+        self.store.read_ahead(self.order.shards_ahead(step, self.batch_size))
+        epoch, positions = self.order.global_batch(step, self.batch_size)
         positions_B = positions[self.rows]
         views_VBCHW = make_views(
             self.store.images(positions_B),

@@ -16,6 +16,7 @@ from stages.evaluation.features import outputs
 from stages.optim.schedules import scaled_lr
 from stages.params import OptimizerParams, Params, ViewParams, duration_in_steps
 from stages.training.batches import ViewLoader
+from stages.training.images import open_images
 from stages.training.recipes import evaluation_recipe, optimizer_for, view_recipe
 from stages.training.runtime import Runtime
 from stages.training.session import Session
@@ -89,14 +90,7 @@ class Schooling:
 
 def open_split(split: str, params: Params, *, keys: list[str] | None = None) -> ImageStore:
     """A split of data/shards with its labels; `keys` names a part of it."""
-    return ImageStore.open(
-        SHARDS,
-        split,
-        with_labels=True,
-        keys=keys,
-        channels=params.data.channels,
-        max_pixels=params.data.max_pixels,
-    )
+    return open_images(params, split, with_labels=True, keys=keys)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ import pytest
 from PIL import Image
 
 from stages.data import examine as examining
-from stages.data.examine import check_quarantine, examine, examine_one, in_processes
+from stages.data.engine import Engine
+from stages.data.examine import check_quarantine, examine, examine_one
 from stages.data.images import encode_png
+from stages.data.processes import in_processes
 from stages.data.sources import Picture
 from stages.errors import UserError
 
@@ -52,7 +54,7 @@ def test_many_are_examined_in_order_and_counted(tmp_path: Path):
     one = picture(tmp_path / "a.png", encode_png(PIXELS))
     bad = picture(tmp_path / "b.png", b"")
     told: list[int] = []
-    found = examine([one, bad] * 300, 1, 100, workers=1, tell=told.append)
+    found = examine([one, bad] * 300, 1, 100, Engine(), told.append)
     assert [image.problem for image in found] == [None, "empty"] * 300
     assert sum(told) == 600
 

@@ -179,7 +179,7 @@ def test_a_table_that_points_beside_its_images_is_refused(shards: Path, column: 
     rewrite_table(shards, changed(column, value)(read_members(read_index(shards), "train")))
     table = read_members(read_index(shards), "train")
     number = int(table.shard[3])
-    with pytest.raises(UserError, match=r"does not fit train-[0-9a-f]{5}-[0-9a-f]{8}.tar"):
+    with pytest.raises(UserError, match=r"does not fit train-[0-9a-f]{5}-[0-9a-f]{16}.tar"):
         check_headers(shard_of(shards, number), table, number)
 
 

@@ -49,7 +49,7 @@ def test_a_shard_is_a_range_of_hashes_cut_in_halves_until_its_images_fit(tmp_pat
         ["cat/3", "cat/4"],
         ["cat/5"],
     ]
-    assert plans[0].name == f"train-00000-{plans[0].digest[:8]}.tar"
+    assert plans[0].name == f"train-00000-{plans[0].digest[:16]}.tar"
     (whole,) = plan_shards("train", samples_of(tmp_path, 6), quarters, 6)
     assert len(whole.samples) == 6
 
@@ -62,7 +62,7 @@ def test_shards_hold_every_image_once_and_no_more_than_allowed(count: int, most:
     plans = plan_shards("train", samples, ranks_of(count, seed), most)
     assert [s.class_number for plan in plans for s in plan.samples] == list(range(count))
     assert all(1 <= len(plan.samples) <= most for plan in plans)
-    assert len({plan.stem for plan in plans}) == len(plans)
+    assert len({plan.name for plan in plans}) == len(plans)
 
 
 def test_an_image_that_joins_changes_one_shard_or_makes_two_of_it():

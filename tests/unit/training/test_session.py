@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stages.data.order import EpochOrder
 from stages.data.views import ViewRecipe
 from stages.errors import Interrupted, StageError
 from stages.models.momentum import MomentumEncoder, NegativeQueue
@@ -36,6 +37,12 @@ class InMemory:
     pixels: Tensor
     n_images: int
     key_hashes: np.ndarray
+
+    def order(self, seed: int) -> EpochOrder:
+        return EpochOrder(self.n_images, seed)
+
+    def read_ahead(self, shards: list[int]) -> None:
+        assert shards == []
 
     def images(self, positions: np.ndarray) -> Tensor:
         return self.pixels[torch.from_numpy(positions)]

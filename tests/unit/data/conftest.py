@@ -1,0 +1,130 @@
+"""A real S3 server on loopback, and a wire to it that can be cut."""
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+import pytest
+
+
+class Wire:
+    """Passes bytes on to a server, and counts what comes back, until it is cut.
+
+    Attributes:
+        address: to use in place of the server's.
+        passed: bytes that came back.
+        left: bytes that may still come back before the wire breaks; None: any number.
+    """
+
+    def __init__(self, server: str) -> None:
+        self.target = (urlsplit(server).hostname, urlsplit(server).port)
+        self.passed = 0
+        self.left: int | None = None
+        self._open: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+        self._break()
+
+    def mend(self) -> None:
+        self.left = None
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                if self.left is not None and self.left <= 0:
+                    client.close()
+                    continue
+                server = socket.create_connection(self.target)
+                with self._lock:
+                    self._open += [client, server]
+                for ends in ((client, server, False), (server, client, True)):
+                    threading.Thread(target=self._pass, args=ends, daemon=True).start()
+
+    def _pass(self, here: socket.socket, there: socket.socket, counted: bool) -> None:
+        with suppress(OSError):
+            while data := here.recv(65536):
+                if counted:
+                    with self._lock:
+                        if self.left is not None:
+                            data = data[: max(self.left, 0)]
+                            self.left -= len(data)
+                        self.passed += len(data)
+                there.sendall(data)
+                if counted and self.left is not None and self.left <= 0:
+                    self._break()
+        for end in (here, there):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _break(self) -> None:
+        with self._lock:
+            for end in self._open:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            self._open.clear()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of moto's server, a process of its own."""
+    pytest.importorskip("moto")
+    log = tmp_path_factory.mktemp("moto") / "log.txt"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    deadline = time.monotonic() + 60
+    try:
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture
+def wire(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    """The wire that s3:// goes through; the server is empty."""
+    s3fs = pytest.importorskip("s3fs")
+    request = urllib.request.Request(f"{s3_server}/moto-api/reset", method="POST")
+    urllib.request.urlopen(request).close()
+    wire = Wire(s3_server)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", wire.address)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    s3fs.S3FileSystem.clear_instance_cache()  # they keep the address they were made with
+    yield wire
+    s3fs.S3FileSystem.clear_instance_cache()
+    wire.close()
+
+
+@pytest.fixture
+def bucket(wire: Wire) -> str:
+    """The address of a folder in a bucket."""
+    import s3fs
+
+    s3fs.S3FileSystem(use_listings_cache=False).mkdir("pictures")
+    return "s3://pictures/shards"
