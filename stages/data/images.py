@@ -7,10 +7,11 @@ import io
 import struct
 import warnings
 import zlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # decoders that only decode
 SUFFIXES = {
@@ -27,6 +28,13 @@ SUFFIXES = {
 # A large picture is refused here, by size and before its pixels are unpacked. Pillow's own limit
 # would otherwise only warn.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+_TIFF_HEADS = (b"II*\0", b"MM\0*")
+_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC = 256, 257, 258, 262
+_STRIPS, _STRIP_BYTES, _PLANES, _SAMPLES = 273, 279, 284, 339
+_WHITE_IS_ZERO, _SEPARATE, _UNSIGNED = 0, 2, 1  # of those tags
+_ORIENTATION = 0x0112
+_PNG_STEPS = {"L;2": 85, "L;4": 17}  # between the levels of a grey PNG of 2 and of 4 bits
 
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
@@ -68,14 +76,15 @@ def decode(data: bytes, channels: int, max_pixels: int) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise DamagedImageError(f"more pixels than max_pixels ({max_pixels})")
-            image.load()
-            pixels = np.asarray(_as_seen(image, "L" if channels == 1 else "RGB"))
+            pixels = np.asarray(_as_seen(_loaded(image, data), "L" if channels == 1 else "RGB"))
     except DamagedImageError:
         raise
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not an image" if data else "empty"
+            if data[:4] in _TIFF_HEADS:
+                reason = "a TIFF of a kind that can't be read"
         elif isinstance(error, _BOMB):
             reason = f"more pixels than max_pixels ({max_pixels})"
         raise DamagedImageError(reason) from error
@@ -112,6 +121,68 @@ def _stored(data: bytes) -> bytes:
         )
         + struct.pack(">I", zlib.adler32(data))
     )
+
+
+def _loaded(image: Image.Image, data: bytes) -> Image.Image:
+    """The picture with its pixels, and what Pillow misreads put right (each has its test)."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return _loaded_tiff(image, data)
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        clear = image.info.get("transparency")
+        step = _PNG_STEPS.get(str(image.tile[0].args)) if image.tile else None
+        if isinstance(clear, int) and step:
+            image.info["transparency"] = clear * step  # the level as stored is not that of pixels
+        image.load()
+        if isinstance(clear, int) and image.mode == "I;16":
+            values_HW = np.asarray(image)
+            return _like(image, np.where(values_HW == clear, np.uint16(65535), values_HW))
+    image.load()
+    return image
+
+
+def _loaded_tiff(image: TiffImagePlugin.TiffImageFile, data: bytes) -> Image.Image:
+    tags = image.tag_v2
+    if (
+        tags.get(_PLANES) == _SEPARATE
+        and set(tags.get(_BITS, ())) == {16}
+        and image.tile[0].codec_name == "raw"
+    ):
+        return _from_planes(image, data)
+    image.load()
+    if image.mode == "I;16" and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        return _like(image, 65535 - np.asarray(image).astype(np.uint16))
+    if image.mode == "I" and tags.get(_BITS) == (32,) and tags.get(_SAMPLES, (1,)) == (_UNSIGNED,):
+        return _like(image, np.asarray(image).view(np.uint32).astype(np.float32))
+    return image
+
+
+def _from_planes(image: TiffImagePlugin.TiffImageFile, data: bytes) -> Image.Image:
+    """An unpacked TIFF of 16 bits whose colours lie one after the other."""
+    tags = image.tag_v2
+    width, height = tags[_WIDTH], tags[_HEIGHT]  # as stored, not as it stands
+    if sum(tags[_STRIP_BYTES]) != 2 * width * height * len(tags[_BITS]):
+        raise DamagedImageError("strips that do not make up the picture")
+    planes = b"".join(
+        data[offset : offset + n_bytes]
+        for offset, n_bytes in zip(tags[_STRIPS], tags[_STRIP_BYTES], strict=True)
+    )
+    order = "<" if tags.prefix == b"II" else ">"
+    values_CHW = np.frombuffer(planes, f"{order}u2").reshape(-1, height, width)
+    pixels_HWC = np.ascontiguousarray((values_CHW >> 8).astype(np.uint8).transpose(1, 2, 0))
+    return _like(image, pixels_HWC, image.mode)
+
+
+def _like(image: Image.Image, pixels: NDArray[Any], mode: str | None = None) -> Image.Image:
+    """Other pixels, standing as the image does."""
+    if mode is not None:
+        height, width = pixels.shape[:2]
+        new = Image.frombytes(mode, (width, height), pixels.tobytes())
+    else:
+        new = Image.fromarray(pixels)
+    turned = image.getexif().get(_ORIENTATION)
+    if turned:
+        new.getexif()[_ORIENTATION] = turned
+    return new
 
 
 def _as_seen(image: Image.Image, mode: str) -> Image.Image:
