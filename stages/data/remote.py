@@ -156,17 +156,17 @@ class Remote:
         self._write(name, lambda at: self._files.pipe_file(at, data))
 
     def _write(self, name: str, write: Callable[[str], None]) -> None:
+        if self.address.startswith("http"):
+            raise UserError(
+                f"{self.address} can only be read.\n  Write to s3:// or gs://, or put the folder "
+                "data/shards there yourself."
+            )
         try:
             self._patiently("write", name, write)
         except _MissingError:
             raise UserError(
                 f"{self.address} can't be written: its bucket is not there.\n"
                 "  Make the bucket, or mend data.shards_at in params.yaml."
-            ) from None
-        except NotImplementedError:
-            raise UserError(
-                f"{self.address} can only be read.\n  Write to s3:// or gs://, or put the folder "
-                "data/shards there yourself."
             ) from None
 
     def _reader(self, start: int, stop: int) -> Callable[[str], bytes]:
@@ -267,8 +267,6 @@ def _kind_of(error: Exception) -> str | None:
         return "forbidden"
     if type(error).__name__ in _NO_CREDENTIALS:
         return "forbidden"
-    if isinstance(error, NotImplementedError):
-        return None
     module = type(error).__module__.partition(".")[0]
     return "network" if isinstance(error, OSError) or module in _OF_THE_NETWORK else None
 
