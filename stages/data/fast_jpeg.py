@@ -7,6 +7,7 @@ what is refused and why stays with it.
 Shapes: H W C.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,28 +22,45 @@ _START_OF_FRAME = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive; Huffman
 _PASSED_OVER = {0xC4, 0xDB, 0xDD, 0xFE, 0xE0}  # tables, restart interval, comment, JFIF
 _ICC_PROFILE, _ADOBE = 0xE2, 0xEE
 _END_OF_TABLES = 0xDA
+_SCAN = bytes([0xFF, _END_OF_TABLES])
 _ADOBE_YCBCR = 1
 
 
-def decode_plain_jpeg(data: bytes, channels: int, max_pixels: int) -> NDArray[np.uint8] | None:
+def decode_plain_jpeg(
+    data: bytes, channels: int, max_pixels: int, out_HWC: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8] | None:
     """The picture, uint8 (H, W, C), or None where it is for `images.decode` to say.
 
     Args:
         data: a file's bytes.
         channels: C, 1 or 3.
         max_pixels: a larger picture is not unpacked here.
+        out_HWC: contiguous, where to put it; a picture of another size is not unpacked. Whatever
+            comes, what stood there is lost.
     """
     if simplejpeg is None:
         return None
-    shape = _plain_shape(data)
+    # Pictures of one encoder often have one header, and walking it takes longer than looking it up.
+    # The marker may also stand in a table by chance: then the header seems cut short.
+    header_stop = data.find(_SCAN) + 4
+    shape = _known_shape(data[:header_stop]) or _plain_shape(data)
     # Pillow makes colour grey from RGB, and JPEG's own luma differs from that by rounding.
     if shape is None or shape[0] * shape[1] > max_pixels or (channels == 1 and shape[2] == 3):
         return None
+    if out_HWC is not None and out_HWC.shape != (shape[0], shape[1], channels):
+        return None
     try:
         # strict: what libjpeg only warns of is damage too.
-        return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", strict=True)
+        return simplejpeg.decode_jpeg(
+            data, "GRAY" if channels == 1 else "RGB", strict=True, buffer=out_HWC
+        )
     except ValueError:
         return None
+
+
+@lru_cache(maxsize=4096)
+def _known_shape(header: bytes) -> tuple[int, int, int] | None:
+    return _plain_shape(header)
 
 
 def _plain_shape(data: bytes) -> tuple[int, int, int] | None:

@@ -112,6 +112,27 @@ def test_grey_from_colour_and_large_pictures_are_left_to_pillow():
     assert decode_plain_jpeg(data, 3, 33 * 47) is not None
 
 
+def test_a_picture_is_put_where_it_is_wanted_if_it_fits():
+    data = jpeg(picture(33, 47))
+    place_HWC = np.zeros((33, 47, 3), dtype=np.uint8)
+    assert decode_plain_jpeg(data, 3, MAX_PIXELS, place_HWC) is not None
+    np.testing.assert_array_equal(place_HWC, decode(data, 3, MAX_PIXELS))
+    for wrong in ((47, 33, 3), (33, 47, 1), (33, 46, 3), (40, 50, 3)):
+        elsewhere = np.zeros(wrong, dtype=np.uint8)
+        assert decode_plain_jpeg(data, 3, MAX_PIXELS, elsewhere) is None
+        assert not elsewhere.any()
+
+
+@pytest.mark.parametrize("place", [2, 20])
+def test_a_scan_marker_that_is_none_hides_nothing(place):
+    data = jpeg(picture(33, 47))
+    comment = b"\xff\xfe\x00\x08\xff\xda\x00\x0c\x03\x01"
+    data = data[:place] + comment + data[place:]
+    found = decode_plain_jpeg(data, 3, MAX_PIXELS)
+    assert found is not None
+    np.testing.assert_array_equal(found, decode(data, 3, MAX_PIXELS))
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_damaged_bytes_give_pillows_pixels_or_none(seed):
     rng = np.random.default_rng(seed)
