@@ -19,7 +19,7 @@ from stages.errors import UserError
 
 INDEX_NAME = "index.json"
 FORMAT = "simclr shards 1"
-MAX_INDEX_BYTES = 256 * 2**20
+MAX_INDEX_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)

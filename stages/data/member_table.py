@@ -88,8 +88,11 @@ def load_table(path: Path) -> MemberTable:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            found = {name: _read_column(archive, name, dtype) for name, dtype in _COLUMNS.items()}
-            text = _read_column(archive, "keys", np.dtype(np.uint8)).tobytes().decode()
+            size = path.stat().st_size
+            found = {
+                name: _read_column(archive, name, dtype, size) for name, dtype in _COLUMNS.items()
+            }
+            text = _read_column(archive, "keys", np.dtype(np.uint8), size).tobytes().decode()
     except _DAMAGE as error:
         raise ValueError(str(error)) from error
     return MemberTable(keys=text.split("\n") if text else [], **found)
@@ -142,11 +145,15 @@ def headers_fit(path: Path, table: MemberTable, number: int) -> bool:
     return bool((written_N == expected_N).all() and (magic_N == _MAGIC).all())
 
 
-def _read_column(archive: zipfile.ZipFile, name: str, dtype: np.dtype) -> NDArray[Any]:
+def _read_column(
+    archive: zipfile.ZipFile, name: str, dtype: np.dtype, n_bytes: int
+) -> NDArray[Any]:
     """A column without np.load, which would believe the length that the file claims."""
     info = archive.getinfo(f"{name}.npy")
     if info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"a packed column {name}")  # stored: no larger than the file itself
+    if info.file_size > n_bytes:
+        raise ValueError(f"a column {name} of {info.file_size} bytes in a file of {n_bytes}")
     file = io.BytesIO(archive.read(info))
     np.lib.format.read_magic(file)
     shape, _, found = np.lib.format.read_array_header_1_0(file)

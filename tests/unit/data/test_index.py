@@ -1,6 +1,8 @@
 import io
 import json
 import shutil
+import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +24,7 @@ from stages.data.index import (
     read_index,
     read_members,
 )
-from stages.data.member_table import MemberTable
+from stages.data.member_table import MemberTable, load_table
 from stages.data.shards import file_sha256
 from stages.data.splits import SplitSizes
 from stages.errors import UserError
@@ -219,6 +221,39 @@ def test_a_column_that_claims_to_be_huge_takes_no_memory(shards: Path):
     rewrite(shards, change)
     with pytest.raises(UserError, match="a column shard of int32 and shape"):
         read_members(read_index(shards), "train")
+
+
+def test_a_column_that_claims_more_than_its_file_takes_no_memory(shards: Path):
+    path = table_of(shards)
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\x01\x02")  # of the first column, in the zip's list
+    struct.pack_into("<II", data, entry + 20, 1_500_000_000, 1_500_000_000)
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="of 1500000000 bytes in a file of"):
+            load_table(path)
+        assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_index_too_large_to_be_one_is_not_read(shards: Path):
+    with (shards / "index.json").open("ab") as file:
+        file.truncate(64 * 2**20 + 1)
+    with pytest.raises(UserError, match="too large to be one"):
+        read_index(shards)
+
+
+def test_a_digest_that_is_no_digest_is_refused(shards: Path):
+    for wrong in ("../../../outside", "A" * 64, "0" * 63, 7):
+
+        def change(content: dict[str, Any], wrong: object = wrong) -> None:
+            content["splits"]["train"]["shards"][0]["sha256"] = wrong
+
+        rewrite(shards, change)
+        with pytest.raises(UserError, match="lacks or garbles"):
+            read_index(shards)
 
 
 def test_a_file_missing_cut_short_or_changed_is_named(shards: Path):
