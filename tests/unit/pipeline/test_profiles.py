@@ -22,6 +22,7 @@ def with_text_keys(values: Any) -> Any:
 
 # Here a profile says only what differs from crop and flip, or from the other fractions.
 BRIEF = {
+    "supervised.overrides.",
     "finetune.overrides.",
     "finetune.label_lists.",
     "finetune.views.",
