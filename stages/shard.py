@@ -44,7 +44,7 @@ def main() -> None:
 
 def as_workers_see(params: DataParams, runtime: RuntimeParams) -> DataParams:
     """The same source, by paths that hold in the folders of a cluster's workers."""
-    if runtime.dask_scheduler is None or params.root is None:
+    if runtime.dask_scheduler is None or params.root is None or "://" in params.root:
         return params
     return params.model_copy(update={"root": str(Path(params.root).absolute())})
 
@@ -62,12 +62,13 @@ def wanted_of(params: DataParams) -> Wanted:
         max_pixels=params.max_pixels,
         images_per_shard=params.images_per_shard,
         quarantine_tolerance=params.quarantine_tolerance,
+        drop_near_duplicates=params.near_duplicates == "drop",
     )
 
 
 def numbers_of(content: dict[str, Any], seconds: float) -> dict[str, Any]:
     """What `dvc metrics` shows of an index."""
-    splits = content["splits"]
+    splits, alike = content["splits"], content.get("near_duplicates", [])
     shards = [shard for split in splits.values() for shard in split["shards"]]
     return {
         "images": {name: split["images"] for name, split in splits.items()},
@@ -78,6 +79,9 @@ def numbers_of(content: dict[str, Any], seconds: float) -> dict[str, Any]:
         "quarantined": len(content["quarantine"]),
         "duplicates": sum(len(group["keys"]) - 1 for group in content["duplicates"]),
         "duplicates_dropped": sum(len(group.get("dropped", [])) for group in content["duplicates"]),
+        "near_duplicates": sum(len(group["keys"]) - 1 for group in alike),
+        "near_duplicates_across_splits": sum(len(group["sides"]) > 1 for group in alike),
+        "near_duplicates_dropped": sum(len(group.get("dropped", [])) for group in alike),
         "seconds": round(seconds, 2),
     }
 

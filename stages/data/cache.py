@@ -76,7 +76,8 @@ class ShardCache:
                 self._checked.discard(shard.sha256)
                 continue
             try:
-                os.utime(file, ns=(time.time_ns(),) * 2)  # last used now
+                now = time.time_ns()
+                os.utime(file, ns=(now, now))  # last used
                 return os.pread(file, n_bytes, offset)
             finally:
                 os.close(file)

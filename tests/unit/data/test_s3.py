@@ -16,16 +16,20 @@ import torch
 from stages.data import remote as remotes
 from stages.data.build import Wanted, build_shards
 from stages.data.cache import ShardCache, ShardsAt
+from stages.data.fetch import fetch_shards
 from stages.data.folders import read_class_folders
 from stages.data.images import encode_png
 from stages.data.index import ShardEntry, fingerprint_of, read_index
 from stages.data.publish import take_published
+from stages.data.reading import read_source
 from stages.data.remote import Remote
 from stages.data.splits import SplitSizes
 from stages.data.store import ImageStore
+from stages.data.webdataset_source import read_webdataset
 from stages.errors import Interrupted, UserError
+from stages.params import load_params
 
-WANTED = Wanted(SplitSizes(8, 0.2), 0, 1, 10_000, 10, 0.0)
+WANTED = Wanted(SplitSizes(6, 0.2), 0, 1, 10_000, 10, 0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +43,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for name in ("cat", "dog", "unlabelled"):
         (root / name).mkdir()
-        for number in range(40):
+        for number in range(24):
             pixels = rng.integers(0, 256, (24, 24), dtype=np.uint8)
             (root / name / f"{number:02d}.png").write_bytes(encode_png(pixels))
     return root
@@ -202,7 +206,7 @@ def test_a_table_that_does_not_fit_what_arrives_is_refused(
     published: Path, bucket: str, tmp_path: Path
 ):
     entry = replace(first_shard(published), name="other.tar")
-    data = bytes(10240)  # an empty tar, and an index that was made to fit it
+    data = bytes(entry.n_bytes)  # an empty tar, and an index that was made to fit it
     Remote(bucket).write("other.tar", data)
     entry = replace(entry, n_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     store = open_train(published, ShardsAt(bucket, tmp_path / "cache", 10**9))
@@ -373,3 +377,40 @@ def test_images_that_join_later_upload_only_the_shards_they_fall_into(
     assert planned - taken in {1, 2}
     new = {name for name in set(Remote(bucket).sizes()) - before if name.endswith(".tar")}
     assert len(new) == planned - taken
+
+
+def test_someones_shards_in_a_bucket_are_a_source(
+    local: Path, wire: Any, bucket: str, tmp_path: Path
+):
+    remote = Remote("s3://pictures/theirs")
+    tars = {path.name: path for path in local.glob("*.tar")}
+    for name, path in tars.items():
+        remote.upload(path, name)
+    remote.write("readme.txt", b"not a shard")
+    folder = fetch_shards(remote, (), tmp_path)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        name: path.read_bytes() for name, path in tars.items()
+    }
+    source = read_webdataset(folder, (), "label")
+    assert len(source.pictures) == 72
+    wire.passed = 0
+    fetch_shards(remote, (), tmp_path)
+    assert wire.passed < 20_000  # the list, and no shard again
+    (name, *_) = sorted(tars)
+    path = folder / name
+    path.with_name(f"{name}.partial").write_bytes(path.read_bytes()[:5000])
+    path.unlink()
+    fetch_shards(remote, (), tmp_path)
+    assert path.read_bytes() == tars[name].read_bytes()
+    assert [found.name for found in fetch_shards(remote, [name], tmp_path).iterdir()] == [name]
+    with pytest.raises(UserError, match=r"has no gone.tar, which data.shards names"):
+        fetch_shards(remote, ["gone.tar"], tmp_path)
+    with pytest.raises(UserError, match=r"lists no .tar file"):
+        fetch_shards(Remote("s3://pictures/nothing"), (), tmp_path)
+
+
+def test_a_folder_of_pictures_at_an_address_is_no_source():
+    params = load_params(Path(__file__).resolve().parents[3] / "params.yaml").data
+    there = params.model_copy(update={"source": "folder", "root": "s3://pictures/x"})
+    with pytest.raises(UserError, match=r"s3://pictures/x is no folder of this disk"):
+        read_source(there)
