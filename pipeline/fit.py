@@ -21,6 +21,7 @@ FEWEST_STEPS = 600  # of pretraining, that a size must leave time for
 FEWEST_EPOCHS = 40
 MOST_EPOCHS = {"quick": 300, "gpu": 800}
 LARGEST_SIZE = {"quick": 96, "gpu": 224}
+PIXELS_PER_MINUTE = 1e8  # quick's pretraining: 22 epochs of 55,000 images of 28 x 28 in 9.5 minutes
 SHARD_BYTES = 256 * 2**20
 
 
@@ -238,9 +239,9 @@ def _choose_fractions(
         del chosen[1.0]  # as the profile: where labels are many, the question is about few
     values["finetune.label_fractions"] = list(chosen)
     values["finetune.label_lists"] = {}
-    overrides = profile["finetune"]["overrides"]
-    texts = {str(fraction) for fraction in chosen}
-    values["finetune.overrides"] = {k: v for k, v in overrides.items() if k in texts}
+    for stage in ("finetune", "supervised"):  # tuned on the images that the profile was made for
+        if profile[stage].get("overrides"):
+            values[f"{stage}.overrides"] = {}
     shown = ", ".join(f"{fraction} ({count:,} labels)" for fraction, count in chosen.items())
     reasons.append(
         f"label_fractions {shown}: of {labels.labelled:,} training labels, {labels.fewest:,} in "
@@ -275,7 +276,7 @@ def _scale_work(
     reasons.append(
         f"pretrain {_epochs(epochs)} of {labels.n_train:,} images, batch {batch} ({steps:,} "
         f"steps): {share:.2g} times the computing of the profile on the images it was made for"
-        f"{_ten_minutes(name, share)}"
+        f"{_minutes(name, share * budget_of(profile))}"
     )
     _fit_memory(profile, labels, values, reasons)
     for student in ("same", "small"):
@@ -363,13 +364,10 @@ def _epochs(number: float) -> str:
     return f"{shown} epochs"
 
 
-def _ten_minutes(profile_name: str, share: float) -> str:
-    """In minutes, where that was measured: quick's pretraining took 9.5 of them on two cores."""
-    return (
-        f", some {max(round(9.5 * share), 1)} minutes on two cores"
-        if profile_name == "quick"
-        else ""
-    )
+def _minutes(profile_name: str, pixels: float) -> str:
+    """As measured for quick's network; another profile's was not."""
+    minutes = max(round(pixels / PIXELS_PER_MINUTE), 1)
+    return f", some {minutes} minutes on two cores" if profile_name == "quick" else ""
 
 
 def _rounded(count: int) -> int:

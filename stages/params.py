@@ -204,6 +204,10 @@ class DataParams(Section):
     quarantine_tolerance: Annotated[
         Fraction, Field(description="share of images that may fail to decode")
     ] = 0.01
+    near_duplicates: Annotated[
+        Literal["report", "drop"],
+        Field(description="drop: leave near copies of held-out images out of training"),
+    ] = "report"
     shards_at: Annotated[
         str | None,
         AfterValidator(_check_address),

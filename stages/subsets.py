@@ -47,6 +47,7 @@ def main() -> None:
         partial.replace(folder / f"seed-{seed}.txt")
         digest = hashlib.sha256(text.encode()).hexdigest()
         made = composition(keys, train, len(index.class_names))
+        made["near_duplicates"] = near_copies(keys, index)
         rows.append({"seed": seed, "sha256": digest, **made})
     counts = [count for row in rows for count in row["per_class"]]
     write_record(
@@ -56,6 +57,7 @@ def main() -> None:
             "per_class_min": min(counts),
             "per_class_max": max(counts),
             "duplicates": max(row["duplicates"] for row in rows),
+            "near_duplicates": max(row["near_duplicates"] for row in rows),
             "seconds": round(time.perf_counter() - begun, 2),
         },
         {
@@ -82,6 +84,11 @@ def listed_keys(path: Path, index: Index, train: MemberTable) -> tuple[list[str]
         **{
             key: f"copies of {group['kept']} images"
             for group in index.content["duplicates"]
+            for key in group.get("dropped", ())
+        },
+        **{
+            key: "near copies of held-out images"
+            for group in index.content.get("near_duplicates", ())
             for key in group.get("dropped", ())
         },
         **{key: name for name in ("test", "validation") for key in read_members(index, name).keys},
@@ -113,6 +120,13 @@ def composition(keys: list[str], train: MemberTable, n_classes: int) -> dict[str
         "per_class": np.bincount(train.class_number[rows], minlength=n_classes).tolist(),
         "duplicates": len(rows) - len(np.unique(train.content[rows])),
     }
+
+
+def near_copies(keys: list[str], index: Index) -> int:
+    """How many images of a subset are near copies of another of it."""
+    chosen = set(keys)
+    groups = index.content.get("near_duplicates", ())
+    return sum(max(len(chosen.intersection(group["keys"])) - 1, 0) for group in groups)
 
 
 def parse_arguments() -> str:

@@ -25,6 +25,7 @@ def data_section(study: Study) -> str:
         ("Shards", _counts_of_shards(shard)),
         ("Quarantined", shown(shard, "quarantined", "{:,}")),
         ("Duplicates", shown(shard, "duplicates", "{:,}")),
+        ("Near duplicates", _near(shard)),
         (
             "Fingerprint",
             f"<code>{escape(str(details.get('fingerprint', '?')))}</code>",
@@ -34,8 +35,19 @@ def data_section(study: Study) -> str:
         facts_list(facts, "two")
         + _listing("Quarantined images", details.get("quarantine") or [])
         + _listing("Duplicates", details.get("duplicates") or [])
+        + _listing("Near duplicates", details.get("near_duplicates") or [])
         + subsets_table(study)
     )
+
+
+def _near(shard: Record) -> str:
+    """'74, 18 groups across splits': what a test figure may owe to a training picture."""
+    if "near_duplicates" not in shard:
+        return "?"
+    groups, dropped = shard["near_duplicates_across_splits"], shard["near_duplicates_dropped"]
+    left_out = f", {dropped:,} left out" if dropped else ""
+    across = f", {groups:,} {'group' if groups == 1 else 'groups'} across splits" if groups else ""
+    return f"{shard['near_duplicates']:,}{across}{left_out}"
 
 
 def _listing(title: str, entries: list[Any]) -> str:
@@ -67,20 +79,33 @@ def subsets_table(study: Study) -> str:
         rows.append(
             f'<tr><th scope="row">{fraction_title(fraction)}</th>'
             f"<td>{shown(numbers, 'labels', '{:,}')}</td><td>{_span(each)}</td>"
+            f"<td>{_copies_inside(numbers)}</td>"
             f'<td>{len(seeds)}</td><td class="word">{digests}</td></tr>'
         )
     if not rows:
         return ""
-    heads = ("Labels, each", "Of each class", "Subsets", "Digests of their lists of keys")
+    heads = (
+        "Labels, each",
+        "Of each class",
+        "Copies, near copies",
+        "Subsets",
+        "Digests of their lists of keys",
+    )
     head = "".join(
         f'<th scope="col"{css}>{title}</th>'
-        for title, css in zip(heads, ("", "", "", ' class="word"'), strict=True)
+        for title, css in zip(heads, ("", "", "", "", ' class="word"'), strict=True)
     )
     return (
         '<h3>Label subsets</h3><div class="scroll"><table><thead><tr><th scope="col">Fraction</th>'
         f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         f"{_classes_of_subsets(study, columns)}"
     )
+
+
+def _copies_inside(numbers: Record) -> str:
+    """Of the worst subset: images whose copy, exact or near, is in it too."""
+    names = ("duplicates", "near_duplicates")
+    return ", ".join(shown(numbers, name, "{:,}") for name in names)
 
 
 def _classes_of_subsets(study: Study, columns: dict[str, list[list[int]]]) -> str:

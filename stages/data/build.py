@@ -18,6 +18,7 @@ from stages.data.hash_order import hash_ranks
 from stages.data.index import FORMAT, fingerprint_of
 from stages.data.install import install, take_over
 from stages.data.member_table import MemberTable
+from stages.data.near_duplicates import NearCopies, find_near_copies
 from stages.data.publish import already_published, make_published, publish_index, write_receipt
 from stages.data.remote import Remote
 from stages.data.shards import Sample, ShardPlan, WrittenShard, make_shard, path_in, plan_shards
@@ -36,6 +37,7 @@ class Wanted:
         max_pixels: a larger picture is quarantined.
         images_per_shard: at most.
         quarantine_tolerance: share of images that may be unusable.
+        drop_near_duplicates: leave near copies of held-out images out of training.
     """
 
     sizes: SplitSizes
@@ -44,6 +46,7 @@ class Wanted:
     max_pixels: int
     images_per_shard: int
     quarantine_tolerance: float
+    drop_near_duplicates: bool = False
 
 
 def build_shards(
@@ -89,6 +92,14 @@ def build_shards(
         {picture.key: picture.class_name for picture in used},
     )
     out = {key for group in copies for key in group.dropped} | {key for key, _ in damaged}
+    alike = find_near_copies(
+        {key: found.look for key, found in seen.items() if key not in out},
+        {key: found.pixels_digest for key, found in seen.items()},
+        split_of,
+        {picture.key: picture.class_name for picture in used},
+        drop=wanted.drop_near_duplicates,
+    )
+    out |= {key for group in alike for key in group.dropped}
     pictures = [picture for picture in used if picture.key not in out]
     check_splits(source, split_of, pictures)
     samples = _samples(source, pictures, split_of, seen, wanted.seed)
@@ -112,7 +123,7 @@ def build_shards(
         )
         for split in SPLITS
     ]
-    content = _index_content(source, written, quarantine, copies, seen)
+    content = _index_content(source, written, quarantine, copies, alike, seen)
     tables = {split.table_name: split.table_bytes for split in written}
     tars = {}
     if remote is None:
@@ -223,6 +234,7 @@ def _index_content(
     written: Sequence[_WrittenSplit],
     quarantine: Sequence[tuple[str, str]],
     copies: Sequence[Copies],
+    alike: Sequence[NearCopies],
     seen: Mapping[str, Examined],
 ) -> dict[str, Any]:
     content: dict[str, Any] = {
@@ -232,6 +244,7 @@ def _index_content(
         "statistics": _statistics([seen[key] for key in written[0].table.keys]),
         "quarantine": [{"key": key, "reason": reason} for key, reason in quarantine],
         "duplicates": [group.as_record() for group in copies],
+        "near_duplicates": [group.as_record() for group in alike],
         "notes": source.notes,
     }
     return {"fingerprint": fingerprint_of(content), **content}

@@ -11,6 +11,7 @@ import numpy as np
 
 from stages.data.engine import Engine
 from stages.data.images import DamagedImageError, decode
+from stages.data.looks import look_of
 from stages.data.sources import Picture, some
 from stages.errors import UserError
 
@@ -31,6 +32,7 @@ class Examined:
         width: in pixels.
         sums: over the pixels, of each channel.
         squares: of their squares.
+        look: what near copies are told by; see looks.
     """
 
     problem: str | None = None
@@ -40,6 +42,7 @@ class Examined:
     width: int = 0
     sums: tuple[int, ...] = ()
     squares: tuple[int, ...] = ()
+    look: bytes = b""
 
 
 def examine(
@@ -90,6 +93,7 @@ def examine_one(picture: Picture, channels: int, max_pixels: int) -> Examined:
         width=width,
         sums=tuple(int(counts @ values) for counts in levels),
         squares=tuple(int(counts @ values**2) for counts in levels),
+        look=look_of(pixels_HWC),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from stages import shard
 from stages.data.images import encode_png
@@ -48,6 +49,9 @@ def test_the_stage_writes_shards_numbers_and_their_origin(workspace: Path):
         "quarantined": 0,
         "duplicates": 0,
         "duplicates_dropped": 0,
+        "near_duplicates": 0,
+        "near_duplicates_across_splits": 0,
+        "near_duplicates_dropped": 0,
     }
     details = json.loads((workspace / "metrics/shard.run.json").read_text())
     index = json.loads((workspace / "data/shards/index.json").read_text())
@@ -78,6 +82,32 @@ def test_a_copy_across_the_split_is_counted_and_told(workspace: Path):
     assert numbers["duplicates"] == 30
     assert numbers["duplicates_dropped"] == 9  # of 6 cats to test with and 3 to choose with
     assert numbers["images"] == {"train": 63, "validation": 6, "test": 12}
+
+
+def again(path: Path, into: Path) -> None:
+    """The picture of a file, with less contrast and saved as JPEG."""
+    pixels = np.asarray(Image.open(path)).astype(float)
+    into.parent.mkdir(exist_ok=True)
+    Image.fromarray((pixels * 0.9 + 20).astype(np.uint8)).save(into, "JPEG", quality=90)
+
+
+@pytest.mark.parametrize("what", ["report", "drop"])
+def test_near_copies_across_the_split_are_told_and_dropped_only_if_asked(
+    workspace: Path, what: str
+):
+    for place in sorted((workspace / "pictures").rglob("*.png")):
+        image = Image.open(place).resize((64, 64), Image.Resampling.BICUBIC)
+        image.save(place)  # large enough for JPEG to keep what it shows
+        again(place, workspace / f"pictures/unlabelled/{place.parent.name}-{place.stem}.jpg")
+    write_params(workspace, source="folder", root="pictures", near_duplicates=what)
+    shard.main()
+    numbers = json.loads((workspace / "metrics/shard.json").read_text())
+    assert numbers["near_duplicates"] == 60
+    assert numbers["near_duplicates_across_splits"] == 18  # 12 to test with, 6 to choose with
+    assert numbers["near_duplicates_dropped"] == (18 if what == "drop" else 0)
+    assert numbers["images"]["train"] == 102 - (18 if what == "drop" else 0)
+    told = json.loads((workspace / "metrics/shard.run.json").read_text())["near_duplicates"]
+    assert told[0]["keys"] == ["cat/00", "unlabelled/cat-00"]
 
 
 def test_a_folder_that_is_not_there_is_the_users_to_mend(workspace: Path):

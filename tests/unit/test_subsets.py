@@ -1,6 +1,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,12 +64,25 @@ def test_a_list_of_keys_for_each_seed(workspace: Path, monkeypatch: pytest.Monke
         ]
     numbers = json.loads((workspace / "metrics/subsets/4_per_class.json").read_text())
     assert numbers.pop("seconds") >= 0
-    assert numbers == {"labels": 12, "per_class_min": 4, "per_class_max": 4, "duplicates": 0}
+    assert numbers == {
+        "labels": 12,
+        "per_class_min": 4,
+        "per_class_max": 4,
+        "duplicates": 0,
+        "near_duplicates": 0,
+    }
     details = json.loads((workspace / "metrics/subsets/4_per_class.run.json").read_text())
     assert [row["per_class"] for row in details["seeds"]] == [[4, 4, 4]] * 2
     assert details["seeds"][1]["sha256"] == hashlib.sha256(texts[1].encode()).hexdigest()
     index = json.loads((workspace / "data/shards/index.json").read_text())
     assert details["data_fingerprint"] == index["fingerprint"]
+
+
+def test_near_copies_inside_a_subset_are_counted(workspace: Path):
+    groups = [{"keys": ["a", "b", "c"]}, {"keys": ["d", "x"]}, {"keys": ["y", "z"]}]
+    index = replace(read_index(workspace / "data/shards"), content={"near_duplicates": groups})
+    assert subsets.near_copies(["a", "b", "c", "d", "e", "x"], index) == 3
+    assert subsets.near_copies(["a", "d", "y"], index) == 0
 
 
 def test_a_smaller_fraction_lies_inside_a_larger_one(

@@ -173,6 +173,8 @@ def write_shard(root: Path) -> None:
             "images": {"train": 55_000, "validation": 5_000, "test": 10_000},
             **{"classes": 10, "labelled": 60_000, "shards": 15, "bytes": 41_000_000},
             **{"quarantined": 2, "duplicates": 1, "seconds": 9.4},
+            **{"near_duplicates": 74, "near_duplicates_across_splits": 18},
+            "near_duplicates_dropped": 0,
         },
     )
     write_json(
@@ -184,6 +186,7 @@ def write_shard(root: Path) -> None:
                 {"key": "train/04242", "reason": "truncated at 312 bytes"},
             ],
             "duplicates": [{"keys": ["train/00001", "test/09999"], "kept": "test/09999"}],
+            "near_duplicates": [{"keys": ["test/2", "train/<3>"], "sides": ["train", "test"]}],
             "fingerprint": "f00d",
             "run": RUN,
         },
@@ -476,6 +479,13 @@ def test_every_link_of_the_page_leads_somewhere(whole: Path):
     page = parsed((whole / "report/index.html").read_text(encoding="utf-8"))
     assert len(page.ids) == len(set(page.ids))
     assert {target.removeprefix("#") for target in page.targets} <= set(page.ids)
+
+
+def test_page_tells_near_copies_and_how_many_stand_on_two_sides(whole: Path):
+    page = (whole / "report/index.html").read_text()
+    assert "74, 18 groups across splits" in page
+    assert "Near duplicates (1)" in page
+    assert "train/&lt;3&gt;" in page
 
 
 def test_page_tells_names_of_strangers_as_text(whole: Path):
