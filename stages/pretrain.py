@@ -7,29 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from stages.data.store import ImageStore
 from stages.errors import UserError, run_stage
 from stages.importing.start import network_to_start_from
-from stages.losses.build import ContrastiveLoss, build_loss
-from stages.models.batch_norm import use_global_batch_norm
-from stages.models.momentum import MomentumEncoder, NegativeQueue
-from stages.models.simclr import SimCLR, build_encoder, build_simclr
+from stages.models.simclr import SimCLR
 from stages.optim.schedules import scaled_lr
 from stages.params import Params, PretrainParams, duration_in_steps, load_params
 from stages.records import write_record
 from stages.training.batches import ViewLoader
 from stages.training.fingerprint import fingerprint
-from stages.training.images import open_images
 from stages.training.launch import relaunched
-from stages.training.products import seeded, write_product
-from stages.training.recipes import architecture_of, optimizer_for, view_recipe
+from stages.training.pretraining import build_state, load_views, loss_of, open_store, step_of
+from stages.training.products import write_product
+from stages.training.recipes import architecture_of
 from stages.training.runtime import Runtime
 from stages.training.session import Session, write_curve
 from stages.training.state import TrainState
-from stages.training.steps import contrastive_step
 from stages.training.watch import contrastive_watch
 
 PRODUCT, WORKDIR = Path("artifacts/pretrain"), Path("runs/pretrain")
@@ -55,63 +50,13 @@ def main() -> None:
         runtime,
         state,
         loader.batches,
-        contrastive_step(
-            runtime,
-            pretrain.temperature,
-            pretrain.precision,
-            pretrain.memory.kind,
-            loss_of(pretrain),
-            loss_scale=pretrain.loss.scale,
-        ),
+        step_of(pretrain, runtime),
         lambda watched: contrastive_watch(watched, pretrain.temperature),
         loader.waited,
     )
     if runtime.is_main:
         finish(params, state, store, session, architecture)
     runtime.stop()
-
-
-def open_store(params: Params) -> ImageStore:
-    return open_images(params, "train", with_labels=False)
-
-
-def load_views(params: Params, store: ImageStore, runtime: Runtime, batch_size: int) -> ViewLoader:
-    """This process's share of batches of two views of each image."""
-    batch_size = min(batch_size, store.n_images)
-    return ViewLoader(
-        store,
-        view_recipe(params.pretrain.views, params.data.image_size),
-        batch_size,
-        n_views=2,
-        seed=params.pretrain.seed,
-        rows=runtime.rows(batch_size),
-    )
-
-
-def build_state(
-    pretrain: PretrainParams, architecture: dict[str, Any], batch_size: int, runtime: Runtime
-) -> TrainState:
-    """Freshly initialised model, optimizer and, where asked for, momentum memory."""
-    seeded(pretrain.seed)
-    encoder = build_encoder(**architecture["encoder"], in_channels=architecture["channels"])
-    model = runtime.place(build_simclr(encoder, **architecture["head"]))
-    beside: dict[str, nn.Module] = {}
-    if pretrain.memory.kind != "none":
-        momentum_encoder = MomentumEncoder(model, pretrain.memory.decay)
-        queue = NegativeQueue(
-            pretrain.memory.size,
-            pretrain.head.out_dim,
-            random_start=pretrain.memory.kind == "moco",
-        )
-        beside = {
-            "momentum_encoder": runtime.place(momentum_encoder),
-            "queue": queue.to(runtime.device),
-        }
-    if runtime.world_size > 1:
-        for module in (model, *beside.values()):
-            use_global_batch_norm(module, dist.group.WORLD)
-    model.train()
-    return TrainState(model, optimizer_for(model, pretrain.optimizer, batch_size), beside=beside)
 
 
 def plan_session(params: Params, store: ImageStore, loader: ViewLoader) -> Session:
@@ -201,11 +146,6 @@ def take_over(params: Params, folder: Path) -> None:
         said = f"pretrain: took over {folder}, as pretrain.init_from says; nothing was trained"
         print(said, flush=True)  # noqa: T201 - the stage's log
     runtime.stop()
-
-
-def loss_of(pretrain: PretrainParams) -> ContrastiveLoss:
-    chosen = pretrain.loss.model_dump(exclude={"scale"})
-    return build_loss(temperature=pretrain.temperature, **chosen)
 
 
 def measure(

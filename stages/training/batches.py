@@ -6,7 +6,7 @@ Shapes: V views of an image, B images (this process's rows of the global batch),
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Generic, TypeVar
@@ -66,7 +66,7 @@ class ViewLoader:
     def order(self) -> Order:
         return self.store.order(self.seed)
 
-    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+    def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
         """Batches of steps start..stop, each made while the one before it is used."""
         return ahead(self.batch, range(start, stop), self.waited)
 
@@ -88,7 +88,7 @@ class ViewLoader:
 
 def ahead(
     make: Callable[[int], Item], steps: range, waited: Waited, depth: int = 2
-) -> Iterator[Item]:
+) -> Generator[Item, None, None]:
     """make(step) for each step, up to `depth` results made ahead in a thread.
 
     The thread ends with the iterator, also when that is dropped half-way; an error of `make` is
