@@ -3,6 +3,7 @@
     init DIR         look at a folder of images and write a params.yaml that fits it
     profile [NAME]   show the profiles, or write one to params.yaml
     check            check params.yaml, run nothing
+    bench            images per second of loader, network and both on this machine
     schema           the JSON schema of params.yaml
     report           the report from what is there now; dvc's report stage does the same
     results          the table of the last report, and where the report is
@@ -16,6 +17,7 @@ Exit codes: 0 done, 2 the user's mistake, 75 interrupted and continues, 1 a faul
 import argparse
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ from pipeline.artifacts import first_table
 from stages.errors import INTERRUPTED, UserError
 from stages.params import PARAMS_FILE, load_params
 
+ROOT = Path(__file__).resolve().parents[1]
 SCHEMA_FILE = Path("pipeline/params.schema.json")
 REPORT = Path("report/index.html")
 REPORT_TABLE = Path("report/report.md")
@@ -78,6 +81,12 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="check params.yaml, run nothing")
     check.set_defaults(command=_check)
 
+    bench = commands.add_parser("bench", help="images/s of the loader, of the network, and of both")
+    bench.add_argument("--seconds", type=float, default=10.0, help="for each (default 10)")
+    bench.add_argument("--batch-size", type=int, help="images of a step (default: as in params)")
+    bench.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    bench.set_defaults(command=_bench)
+
     schema = commands.add_parser("schema", help="the JSON schema of params.yaml")
     schema.add_argument("--write", action="store_true", help=f"to {SCHEMA_FILE}, for editors")
     schema.set_defaults(command=_schema)
@@ -130,6 +139,15 @@ def _check(_: argparse.Namespace) -> int:
     params = load_params()
     print(f"params.yaml is good (from the profile {params.profile})")
     return 0
+
+
+def _bench(asked: argparse.Namespace) -> int:
+    load_params()  # a mistake shows before the seconds that torch takes to start
+    words = [sys.executable, "-m", "stages.bench", "--seconds", str(asked.seconds)]
+    words += ["--batch-size", str(asked.batch_size)] if asked.batch_size is not None else []
+    words += ["--json"] if asked.json else []
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(words, env={**os.environ, "PYTHONPATH": paths}, check=False).returncode
 
 
 def _schema(asked: argparse.Namespace) -> int:
