@@ -114,7 +114,7 @@ def build_shards(
     tell("shards taken over", taken, len(everything))
     for shard in _write(missing, workdir, engine, remote):
         shards[shard.made_of] = shard
-        tell("shards written", len(shards), len(everything))
+        tell("shards ready", len(shards), len(everything))
     written = [
         _WrittenSplit(
             split,

@@ -6,6 +6,7 @@ disk can be filled by who answers. A part that fails is asked for again, after w
 A name here is a plain file name in the folder that the address names.
 """
 
+import errno
 import hashlib
 import logging
 import os
@@ -25,6 +26,7 @@ WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 _OF_THE_NETWORK = {"aiohttp", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "s3fs"}
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"}
+_SENSELESS = {"ParamValidationError", "InvalidURL", "NonHttpUrlClientError"}
 
 Result = TypeVar("Result")
 
@@ -189,6 +191,10 @@ class Remote:
                     raise _TooShortError from error
                 if kind == "forbidden":
                     raise self._forbidden(what, at, error) from error
+                if kind == "senseless":
+                    raise UserError(
+                        f"can't {what} {at}: {_said(error)}\n  Mend the address in params.yaml."
+                    ) from error
                 if wait is None:
                     seconds = time.monotonic() - begun
                     raise Interrupted(
@@ -257,7 +263,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def _kind_of(error: Exception) -> str | None:
-    """missing, too short, forbidden, network; None for what is a fault of ours."""
+    """missing, too short, forbidden, senseless, network; None for what is a fault of ours."""
     status = getattr(error, "status", None)  # of aiohttp's answers
     if isinstance(error, FileNotFoundError) or status in {404, 410}:
         return "missing"
@@ -267,6 +273,8 @@ def _kind_of(error: Exception) -> str | None:
         return "forbidden"
     if type(error).__name__ in _NO_CREDENTIALS:
         return "forbidden"
+    if getattr(error, "errno", None) == errno.EINVAL or type(error).__name__ in _SENSELESS:
+        return "senseless"
     module = type(error).__module__.partition(".")[0]
     return "network" if isinstance(error, OSError) or module in _OF_THE_NETWORK else None
 

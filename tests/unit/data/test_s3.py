@@ -299,8 +299,8 @@ def test_a_stage_that_loses_the_network_goes_on_at_the_first_missing_shard(
     assert content["fingerprint"] == read_index(local).fingerprint
     again: dict[str, Any] = {}
     publish(pictures, tmp_path, bucket, again)
-    assert again["shards taken over"] == (told["shards written"][1],) * 2
-    assert "shards written" not in again
+    assert again["shards taken over"] == (told["shards ready"][1],) * 2
+    assert "shards ready" not in again
 
 
 def test_elsewhere_the_index_is_enough(published: Path, bucket: str, tmp_path: Path):
@@ -361,6 +361,9 @@ def test_a_bucket_without_permission_says_so(
 def test_a_bucket_that_is_not_there_says_so(wire: Any):
     with pytest.raises(UserError, match="its bucket is not there"):
         Remote("s3://nowhere/shards").write("x", b"1")
+    for name in ("x", "No_Bucket"):
+        with pytest.raises(UserError, match=r"Mend the address in params.yaml|is not there"):
+            Remote(f"s3://{name}/shards").write("x", b"1")
     with pytest.raises(UserError, match=r"s3://nowhere/shards has no index.json"):
         take_published(Remote("s3://nowhere/shards"), Path("unused"))
 
