@@ -122,6 +122,7 @@ def _init(asked: argparse.Namespace) -> int:
         return 0
     profiles.replace_params(text, PARAMS_FILE, force=asked.force)
     print(f"{PARAMS_FILE} now fits {asked.folder}; run it with: make reproduce")
+    print("dvc does not watch that folder: when images join it, dvc repro --force shard")
     return 0
 
 

@@ -44,9 +44,12 @@ def main() -> None:
 
 def as_workers_see(params: DataParams, runtime: RuntimeParams) -> DataParams:
     """The same source, by paths that hold in the folders of a cluster's workers."""
-    if runtime.dask_scheduler is None or params.root is None or "://" in params.root:
+    if runtime.dask_scheduler is None:
         return params
-    return params.model_copy(update={"root": str(Path(params.root).absolute())})
+    there = {"unlabelled": [str(Path(folder).absolute()) for folder in params.unlabelled]}
+    if params.root is not None and "://" not in params.root:
+        return params.model_copy(update={**there, "root": str(Path(params.root).absolute())})
+    return params.model_copy(update=there)
 
 
 def wanted_of(params: DataParams) -> Wanted:

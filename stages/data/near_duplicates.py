@@ -107,7 +107,7 @@ def find_near_copies(
 def near_pairs(looks_NF: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Pairs of places (M, 2) of looks that correlate by LEAST_CORRELATION or more."""
     chunks = [slice(start, start + _AT_ONCE) for start in range(0, len(looks_NF), _AT_ONCE)]
-    clear = [looks_NF[chunk].std(axis=1) >= _FAINT for chunk in chunks]
+    clear = [_squares(looks_NF[chunk]) >= _FAINT**2 * SIDE**6 for chunk in chunks]
     useful = np.flatnonzero(np.concatenate(clear)) if clear else np.empty(0, dtype=np.int64)
     codes_NB = _codes(looks_NF, useful)
     shared = np.unique(np.concatenate([_sharing(codes_N) for codes_N in codes_NB.T]))
@@ -141,6 +141,11 @@ def _centred(looks_NF: NDArray[np.uint8]) -> NDArray[np.int32]:
     """F times each field's difference from the mean: whole numbers up to 65,280."""
     wide_NF = looks_NF.astype(np.int32)
     return SIDE**2 * wide_NF - wide_NF.sum(axis=1, keepdims=True)
+
+
+def _squares(looks_NF: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """F^3 times the variance of each look, exact."""
+    return (_centred(looks_NF).astype(np.float64) ** 2).sum(axis=1)
 
 
 def _correlation(looks_NF: NDArray[np.uint8], pairs_M2: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -33,7 +33,8 @@ def _read_labelled(params: DataParams, without: list[Path]) -> Source:
         return read_fashion_mnist(root, RAW / "fashion_mnist")
     if params.source == "torchvision":
         assert params.name is not None  # DataParams has checked it
-        return read_torchvision(params.name, root or RAW / "torchvision", download=params.download)
+        place = root or (RAW / "torchvision").absolute()  # as another machine's worker sees it
+        return read_torchvision(params.name, place, download=params.download)
     assert root is not None  # DataParams has checked it
     if "://" in str(params.root):
         return _read_shards_at(str(params.root), params)

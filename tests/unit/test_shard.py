@@ -12,6 +12,7 @@ from PIL import Image
 from stages import shard
 from stages.data.images import encode_png
 from stages.errors import UserError
+from stages.params import load_params
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -108,6 +109,15 @@ def test_near_copies_across_the_split_are_told_and_dropped_only_if_asked(
     assert numbers["images"]["train"] == 102 - (18 if what == "drop" else 0)
     told = json.loads((workspace / "metrics/shard.run.json").read_text())["near_duplicates"]
     assert told[0]["keys"] == ["cat/00", "unlabelled/cat-00"]
+
+
+def test_a_cluster_sees_every_folder_by_its_whole_path(workspace: Path):
+    write_params(workspace, source="folder", root="pictures", unlabelled=["more"])
+    params = load_params()
+    assert shard.as_workers_see(params.data, params.runtime) == params.data
+    cluster = params.runtime.model_copy(update={"dask_scheduler": "tcp://127.0.0.1:1"})
+    seen = shard.as_workers_see(params.data, cluster)
+    assert (seen.root, seen.unlabelled) == (str(workspace / "pictures"), [str(workspace / "more")])
 
 
 def test_a_folder_that_is_not_there_is_the_users_to_mend(workspace: Path):
