@@ -96,7 +96,8 @@ class ShardCache:
         with self._lock:
             for shard in shards:
                 coming = self._coming.get(shard.sha256)
-                if shard.sha256 in self._checked or (coming is not None and not coming.done()):
+                is_there = shard.sha256 in self._checked and self.path_of(shard).exists()
+                if is_there or (coming is not None and not coming.done()):
                     continue
                 self._coming[shard.sha256] = self._pool.submit(self._make_sure_of, shard, 0.0)
 

@@ -2,9 +2,13 @@
 
 import hashlib
 import shutil
+import subprocess
+import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,6 +161,11 @@ def test_what_was_not_used_for_longest_makes_room_and_other_files_never_do(
         cache.read(shard, 0, 512)
     kept = {path.stem for path in in_cache(tmp_path / "cache")}
     assert kept == {shards[0].sha256, shards[2].sha256, "somebodys"}
+    cache.fetch_ahead([shards[1]])  # it was here, and is fetched again all the same
+    deadline = time.monotonic() + 30
+    while not cache.path_of(shards[1]).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_cache_with_no_room_for_one_shard_says_what_to_raise(
@@ -183,6 +192,56 @@ def test_many_readers_share_a_cache(published: Path, local: Path, bucket: str, t
     for thread in threads:
         thread.join()
     assert found == [True] * 4
+
+
+READER = """
+import hashlib, random, sys
+from pathlib import Path
+from stages.data.cache import ShardCache, ShardsAt
+from stages.data.index import read_index
+folder, cache, address, n_bytes, seed = sys.argv[1:]
+shards = ShardCache(ShardsAt(address, Path(cache), int(n_bytes)))
+random.seed(seed)
+for _ in range(60):
+    shard = random.choice(read_index(Path(folder)).split("train").shards)
+    shards.fetch_ahead([shard])
+    data = shards.read(shard, 0, shard.n_bytes)
+    assert hashlib.sha256(data).hexdigest() == shard.sha256
+"""
+
+
+@pytest.mark.equality
+def test_processes_share_a_cache_and_one_that_is_killed_harms_none(
+    published: Path, bucket: str, tmp_path: Path
+):
+    n_bytes = size_of_shards(published) // 2
+    root = Path(__file__).resolve().parents[3]
+    readers = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-c", READER, published, tmp_path / "cache", bucket),
+                *(str(n_bytes), str(seed)),
+            ],
+            cwd=root,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for seed in range(4)
+    ]
+    killed = readers.pop()
+    most = 0
+    while any(reader.poll() is None for reader in readers):
+        found = in_cache(tmp_path / "cache")
+        if len(found) > 2:
+            killed.kill()
+        with suppress(FileNotFoundError):
+            most = max(most, sum(path.stat().st_size for path in found))
+        time.sleep(0.01)
+    killed.communicate()
+    for reader in readers:
+        _, problems = reader.communicate()
+        assert reader.returncode == 0, problems
+    assert 0 < most <= n_bytes
 
 
 def test_an_object_that_is_not_what_the_index_says_is_refused(
