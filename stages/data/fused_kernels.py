@@ -12,6 +12,7 @@ T taps, L lengths of a crop.
 """
 
 import math
+from functools import partial
 
 import numpy as np
 from numba import njit
@@ -27,9 +28,16 @@ _PER_BYTE = _F(1 / 255)
 _SMALLEST_TAP = _F(1e-8)  # of a blur; what is left out sums to less than 1e-6
 
 # Sums may run in lanes; no value is NaN, and the sign of a zero means nothing.
-_compiled = njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz", "reassoc", "contract"}
-)
+_FAST_MATH = {"nnan", "nsz", "reassoc", "contract"}
+
+
+def _compiled(function):
+    """The function as machine code, which is kept beside this file or in the user's cache."""
+    compile_ = partial(njit, nogil=True, error_model="numpy", fastmath=_FAST_MATH)
+    try:
+        return compile_(cache=True)(function)
+    except RuntimeError:  # neither can be written to: each process compiles for itself
+        return compile_()(function)
 
 
 @_compiled
