@@ -1,6 +1,5 @@
 """What a teacher answers."""
 
-
 import numpy as np
 import pytest
 import torch
