@@ -14,6 +14,7 @@ from stages.data.images import encode_png
 from stages.data.remote import Remote
 from stages.errors import UserError, run_stage
 from stages.params import check_params, load_params
+from stages.training import pretraining
 from stages.training.images import open_images
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -96,7 +97,7 @@ def test_a_network_that_dies_in_training_keeps_what_was_learnt(
     for path in Path("data/cache").iterdir():
         path.unlink()
 
-    step = pretrain.contrastive_step
+    step = pretraining.contrastive_step
 
     def cut_after_the_second(*arguments: Any, **options: Any) -> Any:
         train = step(*arguments, **options)
@@ -112,7 +113,7 @@ def test_a_network_that_dies_in_training_keeps_what_was_learnt(
         return one
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "contrastive_step", cut_after_the_second)
+        patch.setattr(pretraining, "contrastive_step", cut_after_the_second)
         with pytest.raises(SystemExit) as stopped:
             run_stage(pretrain.main)
     assert stopped.value.code == 75
