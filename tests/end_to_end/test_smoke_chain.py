@@ -189,7 +189,7 @@ def test_init_fits_a_flat_folder_with_a_short_list_of_labels_and_the_chain_runs(
     assert "good (from the profile quick)" in made("python", "-m", "pipeline", "check")
     made("dvc", "repro", limit_seconds=3600)
     numbers = json.loads((made.folder / "metrics/shard.json").read_text())
-    assert numbers["images"] == {"train": 330, "validation": 25, "test": 45}
+    assert numbers["images"] == {"train": 300, "validation": 49, "test": 51}
     with (made.folder / "report/label_fractions.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["mean"]]
     assert {row["method"] for row in rows}
