@@ -90,17 +90,24 @@ def _loss_curve(study: Study, method: Method, fraction: str) -> Curve:
 
 def grid_section(study: Study) -> str:
     """Every setting the baseline was tried in, by its validation accuracy."""
+    grids = {f: study.details(f"supervised/{f}").get("grid") or [] for f in study.fractions}
+    lengths = {f: {str(tried.get("duration")) for tried in grid} for f, grid in grids.items()}
+    one_each = all(len(lengths_of) <= 1 for lengths_of in lengths.values())
     table: dict[str, dict[str, float]] = defaultdict(dict)
-    for fraction in study.fractions:
-        for tried in study.details(f"supervised/{fraction}").get("grid") or []:
-            setting = {k: v for k, v in tried.items() if k != "validation_accuracy"}
-            words = ", ".join(words_of(setting))
-            table[words][fraction] = tried["validation_accuracy"]
+    for fraction, grid in grids.items():
+        for tried in grid:
+            table[_setting(tried, with_length=not one_each)][fraction] = tried[
+                "validation_accuracy"
+            ]
     if not table:
         return ""
     fractions = [f for f in study.fractions if any(f in row for row in table.values())]
     best = {f: max(row[f] for row in table.values() if f in row) for f in fractions}
-    heads = "".join(f'<th scope="col">{fraction_title(f)}</th>' for f in fractions)
+    heads = "".join(
+        f'<th scope="col">{fraction_title(f)}'
+        + (f"<small>{escape(', '.join(lengths[f]))}</small></th>" if one_each else "</th>")
+        for f in fractions
+    )
     rows = []
     for words, row in table.items():
         shown = [(row.get(f), best[f]) for f in fractions]
@@ -115,6 +122,22 @@ def grid_section(study: Study) -> str:
         '<div class="scroll"><table><thead><tr><th scope="col">Setting</th>'
         f"{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _setting(tried: Record, *, with_length: bool) -> str:
+    """A setting in a few words: what is tried, without the names of the params."""
+    views = dict(tried.get("views") or {})
+    crop_area = views.pop("crop_area", None)
+    jitter = views.pop("jitter_probability", 0)
+    strengths = {views.pop(name, 0) for name in ("brightness", "contrast")} if jitter else set()
+    words = [f"rate {tried['base_lr']:g}"]
+    if with_length:
+        words.append(str(tried["duration"]))
+    if crop_area:
+        words.append(f"crops from {crop_area[0]:.0%}")
+    if strengths:
+        words.append(f"jitter {' and '.join(f'{s:g}' for s in sorted(strengths))}")
+    return ", ".join([*words, *words_of(views)])
 
 
 def _bold(words: str, yes: bool) -> str:
