@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import BinaryIO
 
 from stages.data.index import ShardEntry
 from stages.data.remote import Remote
@@ -107,16 +108,20 @@ class ShardCache:
 
     def _make_sure_of(self, shard: ShardEntry, room_seconds: float) -> None:
         path = self.path_of(shard)
-        if not self._is_there(path, shard):
-            partial = path.with_name(f"{shard.sha256}.{shard.n_bytes}.partial")
+        partial = path.with_name(f"{shard.sha256}.{shard.n_bytes}.partial")
+        while not self._is_there(path, shard):
+            self._checked.discard(shard.sha256)
             self._make_room(partial, shard.n_bytes, room_seconds)
             with partial.open("ab") as held:
                 fcntl.flock(held, fcntl.LOCK_EX)  # another thread or process may be fetching it
-                if not path.exists():
-                    self.remote.download(shard.name, shard.n_bytes, shard.sha256, partial)
-                    partial.replace(path)
-                else:
-                    partial.unlink(missing_ok=True)
+                if not _is_still_at(held, partial):
+                    continue  # it came while we waited, and may have made room again since
+                if path.exists():
+                    partial.unlink()
+                    continue
+                self.remote.download(shard.name, shard.n_bytes, shard.sha256, partial)
+                partial.replace(path)
+                break
         self._checked.add(shard.sha256)
 
     def _is_there(self, path: Path, shard: ShardEntry) -> bool:
@@ -158,6 +163,13 @@ class ShardCache:
             if excess <= 0:
                 partial.touch()
             return excess <= 0
+
+
+def _is_still_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is the one of that name; it may have been renamed or removed."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
 
 
 def _reserved(file: Path) -> int:
