@@ -10,9 +10,9 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -111,16 +111,17 @@ class ShardCache:
         partial = path.with_name(f"{shard.sha256}.{shard.n_bytes}.partial")
         while not self._is_there(path, shard):
             self._checked.discard(shard.sha256)
-            self._make_room(partial, shard.n_bytes, room_seconds)
-            with partial.open("ab") as held:
-                fcntl.flock(held, fcntl.LOCK_EX)  # another thread or process may be fetching it
-                if not _is_still_at(held, partial):
-                    continue  # it came while we waited, and may have made room again since
+            held = self._reserve(partial, shard.n_bytes, room_seconds)
+            if held is None:
+                _wait_until_free(partial)
+                continue
+            with held:
                 if path.exists():
                     partial.unlink()
                     continue
                 self.remote.download(shard.name, shard.n_bytes, shard.sha256, partial)
-                partial.replace(path)
+                with self._counting():  # seen by whoever makes room under one name, not under none
+                    partial.replace(path)
                 break
         self._checked.add(shard.sha256)
 
@@ -134,10 +135,21 @@ class ShardCache:
             path.unlink()
         return False
 
-    def _make_room(self, partial: Path, n_bytes: int, seconds: float) -> None:
-        """Reserve room for a file that is to come, by its empty partial file."""
+    def _reserve(self, partial: Path, n_bytes: int, seconds: float) -> BinaryIO | None:
+        """Make room for a file that is to come, and hold its locked partial file.
+
+        Returns:
+            The file, to be closed; None while another thread or process is fetching it.
+
+        Raises:
+            UserError: there was no room in time.
+        """
         deadline = time.monotonic() + seconds
-        while not self._made_room(partial, n_bytes):
+        while True:
+            with self._counting():
+                if self._made_room(partial, n_bytes):
+                    # Locked before anyone else may look for room: what is not counts as left over.
+                    return _locked(partial)
             if time.monotonic() >= deadline:
                 raise UserError(
                     f"the cache {self.folder} ({self.max_bytes / 1e9:.3g} GB) has no room for a "
@@ -146,23 +158,45 @@ class ShardCache:
                 )
             time.sleep(0.05)
 
-    def _made_room(self, partial: Path, n_bytes: int) -> bool:
+    @contextmanager
+    def _counting(self) -> Generator[None]:
+        """Alone with the folder's names, among all processes."""
         with (self.folder / "lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            sizes = {
-                file: _reserved(file)
-                for file in self.folder.iterdir()
-                if file != partial and _OURS.fullmatch(file.name)
-            }
-            excess = sum(sizes.values()) + n_bytes - self.max_bytes
-            for file in sorted(sizes, key=_last_used):
-                if excess <= 0:
-                    break
-                if _remove_unless_coming(file):
-                    excess -= sizes[file]
+            yield
+
+    def _made_room(self, partial: Path, n_bytes: int) -> bool:
+        sizes = {
+            file: _reserved(file)
+            for file in self.folder.iterdir()
+            if file != partial and _OURS.fullmatch(file.name)
+        }
+        excess = sum(sizes.values()) + n_bytes - self.max_bytes
+        for file in sorted(sizes, key=_last_used):
             if excess <= 0:
-                partial.touch()
-            return excess <= 0
+                break
+            if _remove_unless_coming(file):
+                excess -= sizes[file]
+        return excess <= 0
+
+
+def _locked(partial: Path) -> BinaryIO | None:
+    """The file of that name, locked; None where another holds it or it was renamed just now."""
+    file = partial.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    if not _is_still_at(file, partial):
+        file.close()
+        return None
+    return file
+
+
+def _wait_until_free(partial: Path) -> None:
+    with suppress(FileNotFoundError), partial.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _is_still_at(file: BinaryIO, path: Path) -> bool:

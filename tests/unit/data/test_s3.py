@@ -1,5 +1,6 @@
 """Shards in a bucket, against a real server: put there, read through a small cache, and trouble."""
 
+import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -8,7 +9,6 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,13 @@ def in_cache(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.tar"))
 
 
+def bytes_in(folder: Path) -> int:
+    """Of whole shards in a cache at one moment, in which none comes or makes room."""
+    with (folder / "lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return sum(path.stat().st_size for path in in_cache(folder))
+
+
 def first_shard(folder: Path) -> ShardEntry:
     return read_index(folder).split("train").shards[0]
 
@@ -143,7 +150,7 @@ def test_a_cache_smaller_than_the_data_is_never_overfilled(
         there.read_ahead(order.shards_ahead(step, 8))
         _, positions = order.global_batch(step, 8)
         assert torch.equal(there.images(positions), here.images(positions))
-        assert sum(path.stat().st_size for path in in_cache(tmp_path / "cache")) <= n_bytes
+        assert bytes_in(tmp_path / "cache") <= n_bytes
     with pytest.raises(UserError, match=r"more than runtime.cache_gigabytes.*\n.*shuffle_shards"):
         open_train(published, at).order(0)
 
@@ -234,8 +241,8 @@ def test_processes_share_a_cache_and_one_that_is_killed_harms_none(
         found = in_cache(tmp_path / "cache")
         if len(found) > 2:
             killed.kill()
-        with suppress(FileNotFoundError):
-            most = max(most, sum(path.stat().st_size for path in found))
+        if found:
+            most = max(most, bytes_in(tmp_path / "cache"))
         time.sleep(0.01)
     killed.communicate()
     for reader in readers:
