@@ -103,7 +103,7 @@ class Lap:
 def main() -> None:
     asked = parse_arguments()
     measured = measure(load_params(), asked.seconds, asked.batch_size)
-    print(as_json(measured) if asked.json else as_text(measured))  # noqa: T201 - what it is for
+    print(as_json(measured) if asked.json else as_text(measured))
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -81,4 +81,4 @@ def _leave_word(exit_code: int) -> None:
 
 
 def _tell(kind: str, message: str) -> None:
-    print(f"{kind}: {message}", file=sys.stderr, flush=True)  # noqa: T201 - the user's channel
+    print(f"{kind}: {message}", file=sys.stderr, flush=True)

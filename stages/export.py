@@ -52,7 +52,7 @@ def main() -> None:
     exported = export(network, card["architecture"], arguments.kind)
     write_export(file, exported, card)
     megabytes = file.stat().st_size / 1e6
-    print(  # noqa: T201 - what the command is asked for
+    print(
         f"{product} -> {file}: {len(exported.state)} tensors, {megabytes:.1f} MB. "
         f"It {exported.gives}.\n"
         f"Input: {input_of(card['architecture'])}.\n"

@@ -106,7 +106,7 @@ def verify(words: Sequence[str]) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - what the command is for
+    print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def take_over(params: Params, folder: Path) -> None:
         origin = {**start.origin, "fresh_head": start.fresh_head}
         leave(params, start.model, architecture, store, [row], numbers, origin)
         said = f"pretrain: took over {folder}, as pretrain.init_from says; nothing was trained"
-        print(said, flush=True)  # noqa: T201 - the stage's log
+        print(said, flush=True)
     runtime.stop()
 
 

@@ -122,7 +122,7 @@ class _Progress:
         if phase == "shards taken over":
             self.taken_over = done
             if done:
-                print(f"shard: {done} of {total} {phase}", flush=True)  # noqa: T201 - the log
+                print(f"shard: {done} of {total} {phase}", flush=True)
             return
         if phase != self.phase:
             self.__exit__()
@@ -131,7 +131,7 @@ class _Progress:
         if self.bar is not None:
             self.bar.update(done - self.bar.n)
         if done == total and not sys.stderr.isatty():
-            print(f"shard: {done} {phase}", flush=True)  # noqa: T201 - the log
+            print(f"shard: {done} {phase}", flush=True)
 
 
 if __name__ == "__main__":

@@ -106,9 +106,7 @@ def listed_keys(path: Path, index: Index, train: MemberTable) -> tuple[list[str]
     if left_out:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
         total = len(chosen) + len(unusable)
-        print(  # noqa: T201 - the log
-            f"{path}: {len(unusable)} of its {total} images are left out ({reasons})", flush=True
-        )
+        print(f"{path}: {len(unusable)} of its {total} images are left out ({reasons})", flush=True)
     return sorted(chosen), left_out
 
 

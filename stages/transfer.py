@@ -48,7 +48,7 @@ def main() -> None:
             images = READERS[name]()
         except NotHere as reason:
             skipped.append({"dataset": name, "reason": str(reason)})
-            print(f"transfer: {name} skipped: {reason}", flush=True)  # noqa: T201 - the log
+            print(f"transfer: {name} skipped: {reason}", flush=True)
             continue
         for method, encoder in (
             ("raw_pixels_linear", None),

@@ -181,7 +181,7 @@ class Remote:
         for wait in (*self.waits, None):
             try:
                 return call(at)
-            except Exception as error:
+            except Exception as error:  # each backend has classes of its own; see _kind_of
                 kind = _kind_of(error)
                 if kind is None:
                     raise

@@ -1,8 +1,9 @@
 """Several small trainings at once on a CPU, each on a core of its own.
 
-A small network's step is too short to share: two threads make it 1.5 times as fast, two trainings
-side by side do twice the work. Each runs in a forked process (torch is imported once) on one
-thread, with its own working state, and hands back what it made.
+A small network's step is too short to share. Tuning the quick profile's baseline on two cores took
+in 6,700 images/s with two trainings side by side, 4,200 with one on two threads. Each runs in a
+forked process (torch is imported once) on one thread, with its own working state, and hands back
+what it made.
 """
 
 import ctypes

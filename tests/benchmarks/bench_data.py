@@ -19,11 +19,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402 - the project's folder comes first on the path
-from torch.utils.data import DistributedSampler, SequentialSampler  # noqa: E402
+import numpy as np
+from torch.utils.data import DistributedSampler, SequentialSampler
 
-from stages.data.block_order import BlockOrder, mixing  # noqa: E402
-from stages.data.order import EpochOrder, Order  # noqa: E402
+from stages.data.block_order import BlockOrder, mixing
+from stages.data.order import EpochOrder, Order
 
 IMAGES_PER_SHARD = 5000
 BATCH = 4096

@@ -22,12 +22,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402 - the project's folder comes first on the path
-from torch import Tensor  # noqa: E402
+import torch
+from torch import Tensor
 
-from stages.losses.build import nt_xent_by_size  # noqa: E402
-from stages.losses.nt_xent import nt_xent  # noqa: E402
-from stages.losses.streaming_nt_xent import streaming_nt_xent  # noqa: E402
+from stages.losses.build import nt_xent_by_size
+from stages.losses.nt_xent import nt_xent
+from stages.losses.streaming_nt_xent import streaming_nt_xent
 
 TEMPERATURE = 0.1
 TIMES_AS_FAST = 4.0

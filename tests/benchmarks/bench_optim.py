@@ -16,12 +16,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402 - the project's folder comes first on the path
-from torch import nn  # noqa: E402
-from torch.optim import SGD, Optimizer  # noqa: E402
+import torch
+from torch import nn
+from torch.optim import SGD, Optimizer
 
-from stages.models.simclr import build_encoder, build_simclr  # noqa: E402
-from stages.optim.build import build_optimizer  # noqa: E402
+from stages.models.simclr import build_encoder, build_simclr
+from stages.optim.build import build_optimizer
 
 AT_LEAST_THIS_SHARE_OF_SGDS_SPEED = 0.8
 WEIGHT_DECAY = 1e-4

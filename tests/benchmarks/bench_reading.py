@@ -31,18 +31,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402 - the project's folder comes first on the path
-import psutil  # noqa: E402
-import torch  # noqa: E402
-import webdataset as wds  # noqa: E402
-import yaml  # noqa: E402
-from PIL import Image  # noqa: E402
-from torch.utils.data import DataLoader  # noqa: E402
-from torchvision.datasets import ImageFolder  # noqa: E402
-from torchvision.transforms import PILToTensor  # noqa: E402
+import numpy as np
+import psutil
+import torch
+import webdataset as wds
+import yaml
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import PILToTensor
 
-from stages.data.fast_jpeg import decode_plain_jpeg  # noqa: E402
-from stages.data.store import ImageStore  # noqa: E402
+from stages.data.fast_jpeg import decode_plain_jpeg
+from stages.data.store import ImageStore
 
 BATCH = 64
 MAX_PIXELS = 10**8

@@ -28,15 +28,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402 - the project's folder comes first on the path
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-from torch import Tensor  # noqa: E402
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
 
-from stages.data.fast_jpeg import decode_plain_jpeg  # noqa: E402
-from stages.data.random_numbers import key_hashes  # noqa: E402
-from stages.data.view_recipe import ViewRecipe  # noqa: E402
-from stages.data.views import make_views  # noqa: E402
+from stages.data.fast_jpeg import decode_plain_jpeg
+from stages.data.random_numbers import key_hashes
+from stages.data.view_recipe import ViewRecipe
+from stages.data.views import make_views
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MAX_PIXELS = 10**8
