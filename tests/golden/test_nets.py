@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.importing.verify import ALONG_THE_WAY
 from stages.models.heads import LinearClassifier
 from stages.models.official_names import (
     OfficialVariable,
@@ -43,15 +44,8 @@ WORST_ROUNDING = 0.5
 TRIAL_NOISE = 1e-5
 NOISY_RUNS = 4
 
-# Official names of what `ResNet.features` gives.
-STAGES = {
-    "initial_conv": "stem_conv",
-    "initial_max_pool": "stem",
-    "block_group1": "group1",
-    "block_group2": "group2",
-    "block_group3": "group3",
-    "block_group4": "group4",
-}
+# What `ResNet.features` gives before h, by its official name.
+STAGES = {official: ours for official, ours in ALONG_THE_WAY.items() if ours != "h"}
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.importing.verify import ALONG_THE_WAY
 from stages.losses.nt_xent import contrastive_accuracy_and_entropy
 from stages.models.batch_norm import EPSILON, BatchNorm
 from stages.models.heads import LinearClassifier
@@ -75,13 +76,7 @@ TIMES_ROUNDING = 3
 
 # Names of saved outputs that are not the official stages' (those are in `OUTPUTS`).
 OUTPUTS = {
-    "initial_conv": "stem_conv",
-    "initial_max_pool": "stem",
-    "block_group1": "group1",
-    "block_group2": "group2",
-    "block_group3": "group3",
-    "block_group4": "group4",
-    "final_avg_pool": "h",
+    **ALONG_THE_WAY,
     "proj_head_input": "h",
     "proj_head_output": "z",
     "logits_sup": "logits",

@@ -1,6 +1,6 @@
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -9,31 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from stages.data.build import Wanted, build_shards
 from stages.data.cache import ShardsAt
-from stages.data.folders import read_class_folders
-from stages.data.images import encode_png
 from stages.data.publish import take_published
 from stages.data.remote import Remote
-from stages.data.splits import SplitSizes
 from stages.data.store import ImageStore
 from stages.errors import Interrupted, UserError
 from stages.params import problem_of_address
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for name in ("cat", "dog"):
-        (folder / "images" / name).mkdir(parents=True)
-        for number in range(20):
-            pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
-            (folder / "images" / name / f"{number}.png").write_bytes(encode_png(pixels))
-    wanted = Wanted(SplitSizes(4, 0.2), 0, 1, 10_000, 8, 0.0)
-    source = read_class_folders(folder / "images")
-    build_shards(source, wanted, folder / "shards", folder / "work", workers=1)
-    return folder / "shards"
+def shards(
+    tmp_path_factory: pytest.TempPathFactory, make_noise_shards: Callable[..., Path]
+) -> Path:
+    return make_noise_shards(tmp_path_factory.mktemp("data"), per_class=20, side=8)
 
 
 class Quiet(SimpleHTTPRequestHandler):

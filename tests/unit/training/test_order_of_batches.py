@@ -1,6 +1,6 @@
 """Which images a step sees, and as which views: the same for any number of workers and ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from stages.data.build import Wanted, build_shards
-from stages.data.folders import read_class_folders
-from stages.data.images import encode_png
-from stages.data.splits import SplitSizes
 from stages.data.store import ImageStore
 from stages.data.views import ViewRecipe
 from stages.training.batches import Batch, ViewLoader, Waited, ahead
@@ -24,18 +20,12 @@ STEPS = 25  # three epochs and some
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for name in ("cat", "dog"):
-        (folder / "images" / name).mkdir(parents=True)
-        for number in range(45):
-            pixels = rng.integers(0, 256, (16, 16), dtype=np.uint8)
-            (folder / "images" / name / f"{number}.png").write_bytes(encode_png(pixels))
-    wanted = Wanted(SplitSizes(6, 0.2), 0, 1, 10_000, 8, 0.0)
-    source = read_class_folders(folder / "images")
-    build_shards(source, wanted, folder / "shards", folder / "work", workers=1)
-    return folder / "shards"
+def shards(
+    tmp_path_factory: pytest.TempPathFactory, make_noise_shards: Callable[..., Path]
+) -> Path:
+    return make_noise_shards(
+        tmp_path_factory.mktemp("data"), per_class=45, side=16, validation_images=6
+    )
 
 
 def loader(shards: Path, shuffle_shards: int | None, rows: slice = ALL) -> ViewLoader:

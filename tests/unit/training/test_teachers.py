@@ -1,14 +1,13 @@
 """What a teacher answers."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from stages.data.build import Wanted, build_shards
-from stages.data.folders import read_class_folders
-from stages.data.images import encode_png
-from stages.data.splits import SplitSizes
 from stages.data.store import ImageStore
 from stages.data.views import ViewRecipe, make_views
 from stages.models.simclr import Classifier, build_classifier, build_encoder, build_simclr
@@ -23,19 +22,11 @@ TEMPERATURE = 0.5
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for name in ("cat", "dog"):
-        (folder / "images" / name).mkdir(parents=True)
-        for number in range(12):
-            pixels_HW = rng.integers(0, 256, (16, 16), dtype=np.uint8)
-            (folder / "images" / name / f"{number}.png").write_bytes(encode_png(pixels_HW))
-    wanted = Wanted(SplitSizes(4, 0.2), 0, 1, 10_000, 10, 0.0)
-    build_shards(
-        read_class_folders(folder / "images"), wanted, folder / "s", folder / "w", workers=1
-    )
-    return ImageStore.open(folder / "s", "train", with_labels=False, channels=1, max_pixels=999)
+def store(
+    tmp_path_factory: pytest.TempPathFactory, make_noise_shards: Callable[..., Path]
+) -> ImageStore:
+    shards = make_noise_shards(tmp_path_factory.mktemp("data"), per_class=12, side=16)
+    return ImageStore.open(shards, "train", with_labels=False, channels=1, max_pixels=999)
 
 
 @pytest.fixture(scope="module")
