@@ -195,13 +195,15 @@ def _run(asked: argparse.Namespace) -> int:
     if "PREFECT_API_URL" not in os.environ:
         os.environ.update({**EMBEDDED, **os.environ})
     from pipeline import flows  # slow, and it reads the settings made above
+    from pipeline.parameters import ChainParameters
+    from pipeline.run_graph import StageFailed
 
     try:
-        parameters = flows.ChainParameters(
+        parameters = ChainParameters(
             targets=asked.targets, force=asked.force, concurrency=asked.concurrency
         )
         outcomes = flows.simclr_chain(parameters)
-    except flows.StageFailed as failure:
+    except StageFailed as failure:
         print(f"error: {failure}", file=sys.stderr)
         return failure.exit_code
     except KeyboardInterrupt:

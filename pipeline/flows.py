@@ -1,128 +1,22 @@
-"""The chain as a Prefect flow: one task per stage of dvc.yaml, its edges by `wait_for`.
+"""The chain as a Prefect flow, derived from dvc.yaml.
 
-Prefect wraps, dvc decides. The graph is read from dvc, never written here; each task brings its
-stage up to date and says whether that meant running it. A stage that exits 75 was interrupted
-and saved, so it is tried again; anything else stays wrong on a second try.
-
-Cancel (the page, SIGTERM, Ctrl-C) reaches this process's main thread only, which therefore waits
-on the tasks and ends every process of the run before it passes the interruption on. What is not
-covered: `kill -9` of this process leaves its stages running to their end.
+What is not covered: `kill -9` of this process leaves its stages running to their end.
 """
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any
 
-from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.futures import PrefectFuture
-from prefect.task_runners import ThreadPoolTaskRunner
-from prefect.tasks import Task
-from pydantic import BaseModel, Field
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
 
 from pipeline import processes
-from pipeline.artifacts import first_table, slug, table_rows
-from pipeline.dvc import Graph, StageOutcome, Workspace, upstream_of
-from stages.errors import INTERRUPTED, USER_MISTAKE, UserError
+from pipeline.artifacts import first_table
+from pipeline.dvc import Workspace, upstream_of
+from pipeline.parameters import EVERYTHING, ChainParameters
+from pipeline.run_graph import WITHOUT_TRACEBACK, run_graph
 from stages.params import load_params
 
-INTERRUPTIONS_RETRIED = 2
 REPORT = Path("report/report.md")
-
-
-class ChainParameters(BaseModel, extra="forbid"):
-    """What to bring up to date, and how; the form on the Prefect page."""
-
-    targets: Annotated[
-        list[str],
-        Field(description="stages to bring up to date, with all before them; none: every stage"),
-    ] = []
-    force: Annotated[bool, Field(description="run stages even where nothing changed")] = False
-    concurrency: Annotated[
-        int, Field(ge=1, le=64, description="stages at once, where the graph allows it")
-    ] = 1
-
-
-EVERYTHING = ChainParameters()
-
-
-class StageFailed(Exception):
-    """A stage ended with an exit code other than 0."""
-
-    def __init__(self, stage: str, exit_code: int, message: str) -> None:
-        super().__init__(stage, exit_code, message)
-        self.stage = stage
-        self.exit_code = exit_code
-        self.message = message
-
-    def __repr__(self) -> str:
-        return f"StageFailed({self.stage!r}, {self.exit_code})"  # the message was logged already
-
-    def __str__(self) -> str:
-        what = {
-            USER_MISTAKE: "can't run as things are set",
-            INTERRUPTED: "was interrupted, and continues when started again",
-        }.get(self.exit_code, "failed")
-        return f"stage {self.stage} {what} (exit code {self.exit_code}):\n{self.message}"
-
-
-class WithoutTraceback(logging.Filter):
-    """A stage that failed has said why in its own words; where our code raised is no news."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], StageFailed | UserError):
-            record.exc_info = None
-        return True
-
-
-WITHOUT_TRACEBACK = WithoutTraceback()
-
-
-def was_interrupted(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failed stage is worth a second try: it was cut short, and not by our own stop."""
-    if processes.is_stopping():
-        return False
-    failure = state.result(raise_on_failure=False)
-    return isinstance(failure, StageFailed) and failure.exit_code == INTERRUPTED
-
-
-@task(
-    task_run_name="{stage}",
-    retries=INTERRUPTIONS_RETRIED,
-    retry_delay_seconds=5,
-    retry_condition_fn=was_interrupted,
-)
-def bring_up_to_date(
-    root: Path, stage: str, before: list[StageOutcome], *, unchanged: bool, force: bool
-) -> StageOutcome:
-    """Run one stage if it has to be run, its output streamed to the task's log.
-
-    Args:
-        root: folder of the project.
-        stage: its name in the graph.
-        before: how the stages went that it directly follows.
-        unchanged: dvc found, before the run, that the stage itself had nothing to do.
-        force: run it all the same.
-
-    Raises:
-        StageFailed: with the stage's own exit code.
-    """
-    workspace = Workspace(root)
-    log = get_run_logger()
-    if unchanged and not force and all(outcome.status == "cached" for outcome in before):
-        log.info("nothing changed")  # spares the seconds of asking dvc once more
-        outcome = StageOutcome(stage, "cached", 0, 0.0)
-    else:
-        outcome = workspace.reproduce(stage, log.info, force=force)
-    if processes.is_stopping():  # whatever its code says, it did not come to its end unhindered
-        raise StageFailed(stage, INTERRUPTED, "  the run was told to stop")
-    if outcome.status == "failed":
-        raise StageFailed(stage, outcome.exit_code, outcome.message)
-    rows = table_rows(workspace.metrics(stage))
-    if rows:
-        create_table_artifact(key=slug("metrics", stage), table=rows, description=f"# {stage}")
-    return outcome
 
 
 @flow(name="simclr-chain", log_prints=False)
@@ -150,37 +44,3 @@ def simclr_chain(parameters: ChainParameters = EVERYTHING) -> dict[str, str]:
         table = first_table(REPORT.read_text(encoding="utf-8"))
         create_markdown_artifact(key="label-fractions", markdown=table)
     return {outcome.stage: outcome.status for outcome in outcomes}
-
-
-def run_graph(
-    workspace: Workspace, graph: Graph, parameters: ChainParameters
-) -> list[StageOutcome]:
-    """A task for each stage, started when those before it are done."""
-    changed = workspace.changed()
-    futures: dict[str, PrefectFuture[StageOutcome]] = {}
-    with ThreadPoolTaskRunner(max_workers=parameters.concurrency) as runner:
-        try:
-            for stage, follows in graph.items():
-                before = [futures[name] for name in follows]
-                arguments = {
-                    "root": workspace.root,
-                    "stage": stage,
-                    "before": before,
-                    "unchanged": changed is not None and stage not in changed,
-                    "force": parameters.force,
-                }
-                task_of_stage = bring_up_to_date.with_options(name=stage)  # shown until it starts
-                futures[stage] = runner.submit(task_of_stage, arguments, wait_for=before)
-            for future in futures.values():
-                future.wait()
-        except BaseException:  # a cancel arrives here as one; no process may outlive the run
-            processes.stop_all()
-            raise
-        return [future.result() for future in in_order_of_blame(futures)]
-
-
-def in_order_of_blame(
-    futures: dict[str, PrefectFuture[StageOutcome]],
-) -> list[PrefectFuture[StageOutcome]]:
-    """Those that failed first: a stage that never started only follows one of them."""
-    return sorted(futures.values(), key=lambda future: not future.state.is_failed())
