@@ -10,6 +10,7 @@
     pictures         the README's pictures, from the last results
     run              the chain through Prefect; no server needed
     serve            the chain on Prefect's page, by hand or on a schedule
+    models           versions of what the chain made: list, register, get, use, rollback
 
 Exit codes: 0 done, 2 the user's mistake, 75 interrupted and continues, 1 a fault of ours.
 """
@@ -22,7 +23,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import profiles
+from pipeline import models, profiles
 from pipeline.artifacts import first_table
 from stages.errors import INTERRUPTED, UserError
 from stages.params import PARAMS_FILE, load_params
@@ -109,6 +110,8 @@ def parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="the chain on Prefect's page, or on a schedule")
     serve.add_argument("--cron", help='when, as cron writes it: "0 2 * * *" is 2:00 every night')
     serve.set_defaults(command=_serve)
+
+    models.add_commands(commands)
     return root
 
 

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import yaml
@@ -28,6 +29,9 @@ KEPT_LINES = 400  # of a stage's output; what dvc says stands at its beginning a
 DVC_FAILED = 1  # dvc failed before or after the stage ran, so there is no code of the stage's own
 # The Python that runs us has the right dvc; and two commands at once wait instead of failing.
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
+
+# What is fetched aside belongs to no git repository, and shares no bytes with the cache.
+OF_A_COPY = "core.no_scm=true\ncache.type=copy\n"
 
 _EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)")
 _RAN = re.compile(r"Running stage '([^']+)'")
@@ -127,6 +131,47 @@ class Workspace:
         files = shown.get("", {}).get("data", {})
         return {name: file["data"] for name, file in files.items() if "data" in file}
 
+    def default_remote(self) -> str | None:
+        """The remote that `dvc push` goes to by itself, as dvc's config names it."""
+        return self._answer(["config", "core.remote"]).strip() or None
+
+    def push(self, targets: Sequence[str], on_line: Callable[[str], None]) -> tuple[int, str]:
+        """Copy what stages or paths made, as dvc.lock has it, to the default remote.
+
+        Returns:
+            dvc's exit code and its last lines. What arrived before a failure stays there, and
+            nothing here changes.
+        """
+        lines: deque[str] = deque(maxlen=KEPT_LINES)
+        code = self._stream(["push", *targets], on_line, lines)
+        return code, indented([line for line in lines if line.strip()])
+
+    def fetch(self, out: Mapping[str, Any], into: Path) -> None:
+        """Write what an entry of some commit's dvc.lock stands for to a path of its own.
+
+        Not `dvc artifacts get`, which reads the remote from that commit's configuration: it may
+        have named none yet, or one that has moved since. Here today's configuration counts,
+        credentials of .dvc/config.local included.
+
+        Args:
+            out: the entry, with md5, size and the like.
+            into: must not exist yet; whole or absent afterwards.
+
+        Raises:
+            DvcFailed: with what dvc said, mostly that neither cache nor remote has it.
+        """
+        cache = self._answer(["cache", "dir"]).strip()
+        config = f"{self._answer(['config', '--list'])}\n{OF_A_COPY}cache.dir={cache}\n"
+        entry = {**out, "path": "fetched"}
+        into.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=into.parent, prefix=f".{into.name}-") as folder:
+            project = Workspace(Path(folder))
+            (project.root / ".dvc").mkdir()
+            (project.root / ".dvc/config").write_text(config_text(config), encoding="utf-8")
+            (project.root / "fetched.dvc").write_text(yaml.safe_dump({"outs": [entry]}))
+            project._answer(["pull" if "core.remote=" in config else "checkout"])
+            (project.root / "fetched").rename(into)
+
     def _answer(self, command: list[str]) -> str:
         """What a dvc command that changes nothing prints.
 
@@ -214,6 +259,23 @@ def read_outcome(stage: str, lines: Iterable[str], code: int, seconds: float) ->
     exit_code = exited[-1] if exited else DVC_FAILED
     shown = [line for line in said if line.strip() and not _RAN.search(line)]
     return StageOutcome(stage, "failed", exit_code, seconds, indented(shown))
+
+
+def config_text(listed: str) -> str:
+    """A dvc config file from what `dvc config --list` prints; of a key given twice the last."""
+    sections: dict[str, dict[str, str]] = {}
+    for line in listed.splitlines():
+        key, is_pair, value = line.partition("=")
+        section, _, option = key.partition(".")
+        if section == "remote":
+            name, _, option = option.rpartition(".")
+            section = f"'remote \"{name}\"'"
+        if is_pair:
+            sections.setdefault(section, {})[option] = value
+    return "".join(
+        f"[{section}]\n" + "".join(f"    {option} = {value}\n" for option, value in pairs.items())
+        for section, pairs in sections.items()
+    )
 
 
 def is_metrics_file(path: str) -> bool:
