@@ -22,7 +22,7 @@ import torch
 from stages.errors import UserError, run_stage
 from stages.params import Params, load_params
 from stages.training.batches import ViewLoader
-from stages.training.pretraining import build_state, load_views, open_store, step_of
+from stages.training.pretraining import build_state, load_views, open_store, passes_of, step_of
 from stages.training.recipes import architecture_of
 from stages.training.runtime import Runtime
 
@@ -126,8 +126,9 @@ def measure(params: Params, seconds: float, batch_size: int | None = None) -> Me
     if batch_size < 2:
         raise UserError(f"a batch of {batch_size} can't be measured: it takes two images or more.")
     loader = load_views(params, open_store(params), runtime, batch_size)
-    state = build_state(params.pretrain, architecture_of(params), loader.batch_size, runtime)
-    train_step = step_of(params.pretrain, runtime)
+    pretrain, recompute = params.pretrain, params.runtime.recompute
+    state = build_state(pretrain, architecture_of(params), loader.batch_size, runtime, recompute)
+    train_step = step_of(pretrain, runtime, passes_of(params, state, loader, runtime, None))
 
     batch = loader.batch(0)
     batches = loader.batches(0, sys.maxsize)

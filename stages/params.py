@@ -399,6 +399,13 @@ class PretrainParams(Section):
     warmup: Annotated[Duration | None, Field(description="null: none")] = None
     batch_size: Annotated[int, Field(ge=2, description="images per step, all processes")]
     temperature: Annotated[float, Field(gt=0, le=1)]
+    batch_norm_images: Annotated[
+        Count | None,
+        Field(
+            description="images whose views are normalised as one, a divisor of the batch of a "
+            "process; null: the whole batch, over all processes"
+        ),
+    ] = None
     loss: LossParams = LossParams()
     memory: MemoryParams = MemoryParams()
     optimizer: OptimizerParams
@@ -617,6 +624,17 @@ class RuntimeParams(Section):
         int,
         Field(ge=0, description="small trainings of a stage, each on one core; 0: one per core"),
     ] = 1
+    micro_batch: Annotated[
+        Count | Literal["auto"] | None,
+        Field(
+            description="pretraining images of a process that go through the network at once, in "
+            "multiples of pretrain.batch_norm_images; auto: as many as fit on the GPU; null: all"
+        ),
+    ] = None
+    recompute: Annotated[
+        Literal["none", "groups", "blocks"],
+        Field(description="pretraining activations computed again backwards instead of kept"),
+    ] = "none"
     save_every_seconds: Positive = 60.0
     log_every_steps: Count = 50
     shard_workers: Annotated[
@@ -680,6 +698,30 @@ class Params(Section):
             raise ValueError(
                 f"distill.small needs a self-distilled teacher per seed: {small} seeds asked for, "
                 f"distill.same has {same}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batch_can_be_split(self) -> Self:
+        share = self.pretrain.batch_size // self.runtime.processes
+        together, images = self.pretrain.batch_norm_images, self.runtime.micro_batch
+        if together is not None and share % together:
+            raise ValueError(
+                f"pretrain.batch_norm_images ({together}) must divide the {share} images of a "
+                "process's step"
+            )
+        if not isinstance(images, int) or images >= share:
+            return self
+        if together is None:
+            raise ValueError(
+                f"runtime.micro_batch {images} splits a batch of {share} images that batch norm "
+                "takes as one: say over how many it is (pretrain.batch_norm_images), or save "
+                "memory with runtime.recompute, which keeps it over the whole batch"
+            )
+        if share % images or images % together:
+            raise ValueError(
+                f"runtime.micro_batch ({images}) must divide the {share} images of a process's "
+                f"step and be a multiple of pretrain.batch_norm_images ({together})"
             )
         return self
 

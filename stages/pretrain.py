@@ -19,7 +19,14 @@ from stages.records import write_record
 from stages.training.batches import ViewLoader
 from stages.training.fingerprint import fingerprint
 from stages.training.launch import relaunched
-from stages.training.pretraining import build_state, load_views, loss_of, open_store, step_of
+from stages.training.pretraining import (
+    build_state,
+    load_views,
+    loss_of,
+    open_store,
+    passes_of,
+    step_of,
+)
 from stages.training.products import write_product
 from stages.training.recipes import architecture_of
 from stages.training.runtime import Runtime
@@ -44,13 +51,15 @@ def main() -> None:
     store = open_store(params)
     loader = load_views(params, store, runtime, pretrain.batch_size)
     architecture = architecture_of(params)
-    state = build_state(pretrain, architecture, loader.batch_size, runtime)
+    recompute = params.runtime.recompute
+    state = build_state(pretrain, architecture, loader.batch_size, runtime, recompute)
+    passes = passes_of(params, state, loader, runtime, WORKDIR)
     session = plan_session(params, store, loader)
     session.run(
         runtime,
         state,
         loader.batches,
-        step_of(pretrain, runtime),
+        step_of(pretrain, runtime, passes),
         lambda watched: contrastive_watch(watched, pretrain.temperature),
         loader.waited,
     )

@@ -25,6 +25,9 @@ class BatchNorm(nn.Module):
     Attributes:
         process_group: the processes whose batches are normalised as one; None: this one alone.
             Set it with `use_global_batch_norm`.
+        rows_together: rows of a batch that are normalised as one, in their order; None: all of
+            them. Set it with `normalise_rows_together`.
+        n_passes: training passes that make up a step; see `moved_once_in_passes`.
         updates_statistics: whether training moves the moving statistics; see
             `frozen_moving_statistics`.
     """
@@ -46,6 +49,8 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(n_channels))
         self.register_buffer("running_var", torch.ones(n_channels))
         self.process_group: dist.ProcessGroup | None = None
+        self.rows_together: int | None = None
+        self.n_passes = 1
         self.updates_statistics = True
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,20 +63,37 @@ class BatchNorm(nn.Module):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=EPSILON
             )
+        rows = self.rows_together
+        if rows is None or rows == len(x):
+            y, mean_C, variance_C = self._normalise(x)
+        else:
+            parts = [self._normalise(part) for part in x.split(rows)]
+            y = torch.cat([part_y for part_y, _, _ in parts])
+            mean_C = torch.stack([mean_C for _, mean_C, _ in parts]).mean(dim=0)
+            variance_C = torch.stack([variance_C for _, _, variance_C in parts]).mean(dim=0)
+        if self.updates_statistics:
+            self._move(mean_C, variance_C)
+        return y
+
+    @torch.no_grad()
+    def _move(self, mean_C: Tensor, variance_C: Tensor) -> None:
+        if self.n_passes == 1:
+            self.running_mean.lerp_(mean_C, MOMENTUM)
+            self.running_var.lerp_(variance_C, MOMENTUM)
+        else:
+            self.running_mean.add_(mean_C, alpha=MOMENTUM / self.n_passes)
+            self.running_var.add_(variance_C, alpha=MOMENTUM / self.n_passes)
+
+    def _normalise(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All rows as one, and the mean and biased variance that they had."""
         group = self.process_group
         if group is not None and dist.get_world_size(group) > 1:
-            y, mean_C, variance_C = _GlobalNorm.apply(x, self.weight, self.bias, group)
-        elif x.numel() == len(self.weight):
+            return _GlobalNorm.apply(x, self.weight, self.bias, group)
+        if x.numel() == len(self.weight):
             y = F.batch_norm(x - x, *self._mean_0_variance_1(), self.weight, self.bias, eps=EPSILON)
             mean_C = x.detach().flatten().float()
-            variance_C = torch.zeros_like(mean_C)
-        else:
-            y, mean_C, variance_C = self._normalise_by_batch(x)
-        if self.updates_statistics:
-            with torch.no_grad():
-                self.running_mean.lerp_(mean_C, MOMENTUM)
-                self.running_var.lerp_(variance_C, MOMENTUM)
-        return y
+            return y, mean_C, torch.zeros_like(mean_C)
+        return self._normalise_by_batch(x)
 
     def _normalise_by_batch(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # With momentum 1 the fused kernel leaves the batch's own statistics in the buffers that
@@ -109,6 +131,43 @@ def use_global_batch_norm(module: nn.Module, process_group: dist.ProcessGroup | 
     """
     for norm in _batch_norms(module):
         norm.process_group = process_group
+
+
+def normalise_rows_together(module: nn.Module, rows: int | None) -> None:
+    """Let every batch norm in `module` take its statistics over so many rows at a time.
+
+    A batch must hold a multiple of them. The moving statistics follow the mean over these parts,
+    so a batch counts the same in however many parts it is normalised.
+
+    Args:
+        module: changed in place.
+        rows: that are normalised as one, those after them as the next; None: the whole batch.
+    """
+    for norm in _batch_norms(module):
+        norm.rows_together = rows
+
+
+@contextmanager
+def moved_once_in_passes(module: nn.Module, n_passes: int) -> Generator[None, None, None]:
+    """Within it, `n_passes` equal training passes move the moving statistics as one would.
+
+    They end where a single pass over all rows would have left them: (1 - momentum) of where they
+    stood, and momentum of the mean over the passes.
+    """
+    norms = [norm for norm in _batch_norms(module) if norm.training and norm.updates_statistics]
+    if n_passes == 1 or not norms:
+        yield
+        return
+    moving = [part for norm in norms for part in (norm.running_mean, norm.running_var)]
+    with torch.no_grad():
+        torch._foreach_mul_(moving, 1 - MOMENTUM)
+    for norm in norms:
+        norm.n_passes = n_passes
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.n_passes = 1
 
 
 @contextmanager

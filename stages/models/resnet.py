@@ -9,7 +9,7 @@ convolutions start as a truncated normal over the fan-in.
 Shapes: B images, C channels, H W pixels, D width of h.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Literal
@@ -24,6 +24,7 @@ from stages.models.batch_norm import BatchNorm, frozen_moving_statistics
 from stages.models.blocks import BasicBlock, Bottleneck, Conv, relu_
 
 Stem = Literal["imagenet", "small", "small_stride2"]
+Recompute = Literal["none", "groups", "blocks"]
 
 BLOCKS_PER_GROUP: dict[int, tuple[int, int, int, int]] = {
     10: (1, 1, 1, 1),  # ours: the smallest, for CPUs
@@ -45,8 +46,9 @@ class ResNet(nn.Module):
 
     Attributes:
         feature_dim: D, the width of h.
-        recompute_groups: keep only each group's input for the backward pass and compute the rest
-            again there: a third more time, a fraction of the memory, the same numbers.
+        recompute: "groups" or "blocks": of the stem and of each of these keep only the input for
+            the backward pass and compute the rest again there: a third more time, a fraction of
+            the memory, the same numbers. Batch norm sees the whole batch as ever.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class ResNet(nn.Module):
         stem: Stem = "imagenet",
         in_channels: int = 3,
         *,
-        recompute_groups: bool = False,
+        recompute: Recompute = "none",
     ) -> None:
         """Make an encoder.
 
@@ -70,7 +72,7 @@ class ResNet(nn.Module):
                 kernels); "small": 3x3 stride 1, officially for images up to 32 pixels;
                 "small_stride2": 3x3 stride 2, ours.
             in_channels: C of the images.
-            recompute_groups: see the class.
+            recompute: see the class.
 
         Raises:
             UserError: depth or stem is unknown.
@@ -84,7 +86,7 @@ class ResNet(nn.Module):
         if stem not in STRIDE:
             raise UserError(f"there is no stem {stem!r}.\n  Choose one of {', '.join(STRIDE)}.")
         self.stem_name: Stem = stem
-        self.recompute_groups = recompute_groups
+        self.recompute: Recompute = recompute
         n_in = _scaled(64, width_multiplier)
         self.stem = _Stem(in_channels, n_in, stem, _scaled(32, width_multiplier), sk_ratio > 0)
         groups: list[nn.Sequential] = []
@@ -109,9 +111,9 @@ class ResNet(nn.Module):
             UserError: the images are smaller than the stem allows.
         """
         self._check_size(images_BCHW)
-        x = self.stem(images_BCHW)
-        for group in self.groups:
-            x = self._run(group, x)
+        x = images_BCHW
+        for part in self._parts():
+            x = self._run(part, x)
         return x.mean(dim=(2, 3))
 
     def features(self, images_BCHW: Tensor) -> dict[str, Tensor]:
@@ -130,14 +132,23 @@ class ResNet(nn.Module):
             outputs[f"group{number}"] = x
         return outputs | {"h": x.mean(dim=(2, 3))}
 
-    def _run(self, group: nn.Module, x: Tensor) -> Tensor:
-        if not (self.recompute_groups and self.training and torch.is_grad_enabled()):
-            return group(x)
+    def _parts(self) -> Iterator[nn.Module]:
+        """What is run one after the other, and recomputed as one."""
+        yield self.stem
+        for group in self.groups:
+            if self.recompute == "blocks":
+                yield from group.children()
+            else:
+                yield group
+
+    def _run(self, part: nn.Module, x: Tensor) -> Tensor:
+        if self.recompute == "none" or not (self.training and torch.is_grad_enabled()):
+            return part(x)
         # The second pass must not move the moving statistics a second time.
         contexts: Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
-        contexts = partial(_recompute_contexts, group)
+        contexts = partial(_recompute_contexts, part)
         return checkpoint(
-            group, x, use_reentrant=False, context_fn=contexts, preserve_rng_state=False
+            part, x, use_reentrant=False, context_fn=contexts, preserve_rng_state=False
         )
 
     def _check_size(self, images_BCHW: Tensor) -> None:
@@ -202,6 +213,6 @@ def _scaled(width: int, multiplier: float) -> int:
 
 
 def _recompute_contexts(
-    group: nn.Module,
+    part: nn.Module,
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), frozen_moving_statistics(group)
+    return nullcontext(), frozen_moving_statistics(part)

@@ -4,12 +4,14 @@
 takes the mean over its own anchors, so the average of the W means is the mean over all.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from stages.models.batch_norm import BatchNorm
 from stages.training.runtime import Runtime
 
 
@@ -48,9 +50,25 @@ def average_gradients(module: torch.nn.Module, runtime: Runtime) -> None:
     """Replace each gradient by its mean over all processes, in one message."""
     if runtime.world_size == 1:
         return
-    grads = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    flat = torch.cat([grad.flatten() for grad in grads])
+    _average([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
+
+
+def average_moving_statistics(module: torch.nn.Module, runtime: Runtime) -> None:
+    """Replace batch norm's moving statistics by their mean over all processes, in one message.
+
+    For batch norms that each process computes on its own images: moved alike from a common place,
+    their mean is where one process with all of the images would have moved them.
+    """
+    if runtime.world_size == 1:
+        return
+    norms = [part for part in module.modules() if isinstance(part, BatchNorm)]
+    _average([moving for norm in norms for moving in (norm.running_mean, norm.running_var)])
+
+
+@torch.no_grad()
+def _average(values: Sequence[Tensor]) -> None:
+    flat = torch.cat([value.flatten() for value in values])
     dist.all_reduce(flat)
-    flat /= runtime.world_size
-    for grad, mean in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
-        grad.copy_(mean.view_as(grad))
+    flat /= dist.get_world_size()
+    for value, mean in zip(values, flat.split([value.numel() for value in values]), strict=True):
+        value.copy_(mean.view_as(value))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from stages.errors import UserError
 
@@ -80,6 +80,10 @@ class Runtime:
     def place(self, module: Module) -> Module:
         """The module on the device, convolution weights in channels_last."""
         return module.to(self.device).to(memory_format=torch.channels_last)
+
+    def arrange(self, images_BCHW: Tensor) -> Tensor:
+        """Images in the memory layout of the module's weights."""
+        return images_BCHW.contiguous(memory_format=torch.channels_last)
 
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
         """bfloat16 where it is asked for; float32 otherwise."""

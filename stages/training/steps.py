@@ -17,6 +17,7 @@ from stages.optim.param_groups import supervised_head_decay
 from stages.training.batches import Batch
 from stages.training.gather import average_gradients, gather_rows, mean_over_processes
 from stages.training.loop import Watched
+from stages.training.micro_batches import Passes, embed, project
 from stages.training.runtime import Runtime
 from stages.training.state import TrainState
 
@@ -32,6 +33,7 @@ def contrastive_step(
     loss_function: ContrastiveLoss | None = None,
     *,
     loss_scale: float = 1.0,
+    passes: Passes | None = None,
 ) -> Step:
     """A contrastive loss over both views of the global batch (SimCLR, eq. 1; SimCLRv2, section 2).
 
@@ -44,29 +46,30 @@ def contrastive_step(
         loss_function: without a memory; None: NT-Xent at the temperature.
         loss_scale: what is minimised is the loss times it, what is watched is the loss. 2 is the
             official sum over both directions, against which weight decay weighs half as much.
+        passes: in which the images go through the network; None: all at once. The loss is over
+            all of them anyhow.
     """
+    passes = passes or Passes()
     memoryless_loss = loss_function or build_loss("nt_xent", temperature)
 
     def step(state: TrainState, batch: Batch) -> Watched:
         views_VBCHW = batch.views_VBCHW.to(runtime.device, non_blocking=True)
-        flat_ACHW = views_VBCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        momentum_encoder, keys_AP = state.beside.get("momentum_encoder"), None
+        momentum_encoder, keys_VBP = state.beside.get("momentum_encoder"), None
         if memory != "none":
             assert isinstance(momentum_encoder, MomentumEncoder)
             if memory == "moco":
                 momentum_encoder.update(state.model)
-            with torch.no_grad(), runtime.autocast(precision):
-                keys_AP = F.normalize(momentum_encoder(flat_ACHW).float(), dim=1)
-        with runtime.autocast(precision):
-            z_AP = state.model(flat_ACHW).float()  # all views in one pass: one batch norm
-        z0_BP, z1_BP = (gather_rows(z_BP, runtime) for z_BP in z_AP.chunk(2))
+            keys_VBP = project(momentum_encoder, views_VBCHW, passes, runtime, precision)
+            keys_VBP = F.normalize(keys_VBP, dim=2)
+        embedded = embed(state.model, views_VBCHW, passes, runtime, precision)
+        z0_BP, z1_BP = (gather_rows(z_BP, runtime) for z_BP in embedded.z_VBP)
         n_images = len(z0_BP)
-        if keys_AP is None:
+        if keys_VBP is None:
             loss = memoryless_loss(z0_BP, z1_BP, rows=runtime.rows(n_images))
         else:
             queue = state.beside["queue"]
             assert isinstance(queue, NegativeQueue)
-            keys_AP = torch.cat([gather_rows(part, runtime) for part in keys_AP.chunk(2)])
+            keys_AP = torch.cat([gather_rows(keys_BP, runtime) for keys_BP in keys_VBP])
             if memory == "moco":
                 mine = runtime.rows(n_images)
                 loss = moco_loss(
@@ -86,7 +89,7 @@ def contrastive_step(
                     rows=runtime.rows(n_images),
                 )
                 queue.enqueue(keys_AP)
-        _update(state, loss * loss_scale, runtime)
+        _update(state, loss * loss_scale, runtime, embedded.backward)
         if memory == "simclr" and isinstance(momentum_encoder, MomentumEncoder):
             momentum_encoder.update(state.model)
         return {
@@ -169,12 +172,16 @@ def distill_step(
 
 
 def _one_view(batch: Batch, runtime: Runtime) -> Tensor:
-    view_BCHW = batch.views_VBCHW[0].to(runtime.device, non_blocking=True)
-    return view_BCHW.contiguous(memory_format=torch.channels_last)
+    return runtime.arrange(batch.views_VBCHW[0].to(runtime.device, non_blocking=True))
 
 
-def _update(state: TrainState, loss: Tensor, runtime: Runtime) -> None:
+def _update(
+    state: TrainState,
+    loss: Tensor,
+    runtime: Runtime,
+    backward: Callable[[Tensor], None] = Tensor.backward,
+) -> None:
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    backward(loss)
     average_gradients(state.model, runtime)
     state.optimizer.step()

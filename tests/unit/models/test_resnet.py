@@ -6,7 +6,7 @@ from torch import Tensor
 from stages.errors import UserError
 from stages.models.batch_norm import BatchNorm
 from stages.models.blocks import Conv
-from stages.models.resnet import ResNet, max_pool_same
+from stages.models.resnet import Recompute, ResNet, max_pool_same
 
 
 def images(*shape: int, seed: int = 0) -> Tensor:
@@ -117,15 +117,16 @@ def test_channels_last_goes_through(stem):
 
 
 @pytest.mark.parametrize("sk_ratio", [0, 0.0625])
-def test_recomputing_groups_changes_no_number(sk_ratio: float):
+@pytest.mark.parametrize("more", ["groups", "blocks"])
+def test_recomputing_changes_no_number(sk_ratio: float, more: Recompute):
     results = []
-    for recompute in (False, True):
+    for recompute in ("none", more):
         encoder = small(50, sk_ratio=sk_ratio).train()
         with torch.no_grad():  # so that the last norm of a branch lets gradients through
             for part in encoder.modules():
                 if isinstance(part, BatchNorm):
                     part.weight.fill_(0.7)
-        encoder.recompute_groups = recompute
+        encoder.recompute = recompute
         encoder(images(4, 3, 64, 64)).square().sum().backward()
         gradients = {f"grad {name}": p.grad for name, p in encoder.named_parameters()}
         results.append({**gradients, **dict(encoder.named_buffers())})
