@@ -389,6 +389,29 @@ class MemoryParams(Section):
     decay: Annotated[float, Field(gt=0, lt=1, description="EMA decay per step")] = 0.999
 
 
+class OnlineProbeParams(Section):
+    """Frozen features scored while they are learnt; labels reach nothing else."""
+
+    every: Annotated[Duration | None, Field(description="between two looks; null: never")] = None
+    images: Annotated[
+        int, Field(ge=10, description="labelled training images, and as many of validation")
+    ] = 2000
+    k: Annotated[Count, Field(description="nearest neighbours that vote")] = 20
+    l2: Annotated[Positive, Field(description="of the linear classifier")] = 0.01
+
+
+class RollbackParams(Section):
+    """Back to the last good state after a number that was not finite."""
+
+    every: Annotated[
+        Duration, Field(description="at multiples of this a state to go back to is kept")
+    ] = "1 epochs"
+    lr_factor: Annotated[
+        float, Field(gt=0, lt=1, description="multiplies all later learning rates, each time")
+    ] = 0.5
+    at_most: Annotated[Count, Field(description="rollbacks of a run; then it stops")] = 3
+
+
 class PretrainParams(Section):
     """Contrastive pretraining (SimCLRv2, section 2)."""
 
@@ -411,6 +434,15 @@ class PretrainParams(Section):
     optimizer: OptimizerParams
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
+    online_probe: OnlineProbeParams = OnlineProbeParams()
+    on_non_finite: Annotated[
+        Literal["stop", "rollback"],
+        Field(description="a loss, weight or gradient that is not finite; see rollback"),
+    ] = "stop"
+    rollback: RollbackParams = RollbackParams()
+    on_collapse: Annotated[
+        Literal["warn", "stop"], Field(description="every image gets about the same z")
+    ] = "warn"
     init_from: Annotated[
         str | None,
         Field(
@@ -637,6 +669,10 @@ class RuntimeParams(Section):
     ] = "none"
     save_every_seconds: Positive = 60.0
     log_every_steps: Count = 50
+    tensorboard: Annotated[
+        str | None,
+        Field(min_length=1, description="folder of TensorBoard's event files; null: none"),
+    ] = None
     shard_workers: Annotated[
         int, Field(ge=0, description="processes of the stage shard; 0: a process per core")
     ] = 0
@@ -648,6 +684,11 @@ class RuntimeParams(Section):
         str, Field(min_length=1, description="where shards of data.shards_at are kept")
     ] = "data/cache"
     cache_gigabytes: Annotated[Positive, Field(description="that they may take on disk")] = 50.0
+
+
+# Of pretraining, what only watches: it decides nothing before a run has gone wrong, and what it
+# did then is in the run's state. So a run continues when one of them changes.
+WATCHING = ("online_probe", "on_non_finite", "rollback", "on_collapse")
 
 
 class Params(Section):

@@ -14,11 +14,12 @@ from stages.errors import UserError, run_stage
 from stages.importing.start import network_to_start_from
 from stages.models.simclr import SimCLR
 from stages.optim.schedules import scaled_lr
-from stages.params import Params, PretrainParams, duration_in_steps, load_params
+from stages.params import WATCHING, Params, PretrainParams, duration_in_steps, load_params
 from stages.records import write_record
 from stages.training.batches import ViewLoader
 from stages.training.fingerprint import fingerprint
 from stages.training.launch import relaunched
+from stages.training.online_probe import open_online_probe
 from stages.training.pretraining import (
     build_state,
     load_views,
@@ -29,6 +30,7 @@ from stages.training.pretraining import (
 )
 from stages.training.products import write_product
 from stages.training.recipes import architecture_of
+from stages.training.recovery import Guard
 from stages.training.runtime import Runtime
 from stages.training.session import Session, write_curve
 from stages.training.state import TrainState
@@ -62,6 +64,7 @@ def main() -> None:
         step_of(pretrain, runtime, passes),
         lambda watched: contrastive_watch(watched, pretrain.temperature),
         loader.waited,
+        open_online_probe(params, store.n_images, loader.batch_size, runtime),
     )
     if runtime.is_main:
         finish(params, state, store, session, architecture)
@@ -75,7 +78,7 @@ def plan_session(params: Params, store: ImageStore, loader: ViewLoader) -> Sessi
         name="pretrain",
         folder=WORKDIR,
         fingerprint=fingerprint(
-            params=pretrain.model_dump(),
+            params=pretrain.model_dump(exclude=set(WATCHING)),
             image_size=params.data.image_size,
             channels=params.data.channels,
             shuffle_shards=params.data.shuffle_shards,
@@ -90,6 +93,16 @@ def plan_session(params: Params, store: ImageStore, loader: ViewLoader) -> Sessi
         steps_per_epoch=loader.steps_per_epoch,
         save_every_seconds=runtime.save_every_seconds,
         log_every_steps=runtime.log_every_steps,
+        guard=Guard(
+            keeps_start=True,
+            rolls_back=pretrain.on_non_finite == "rollback",
+            mark_every_steps=duration_in_steps(pretrain.rollback.every, n_images, batch_size),
+            lr_factor=pretrain.rollback.lr_factor,
+            most_rollbacks=pretrain.rollback.at_most,
+            stops_at_collapse=pretrain.on_collapse == "stop",
+            out_dim=pretrain.head.out_dim,
+        ),
+        tensorboard=runtime.tensorboard,
     )
 
 
@@ -111,8 +124,9 @@ def finish(
         "images_per_second": round(images / state.seconds, 1),
         "waited_share": round(state.waited_seconds / state.seconds, 4),
         **mixing_of(params, store, session.batch_size),
+        "rollbacks": sum(event["kind"] == "rollback" for event in state.events),
     }
-    leave(params, state.model, architecture, store, state.curve, numbers, {})
+    leave(params, state.model, architecture, store, state.curve, numbers, {}, state.events)
     shutil.rmtree(WORKDIR, ignore_errors=True)
 
 
@@ -193,14 +207,19 @@ def leave(
     curve: Sequence[Mapping[str, float]],
     numbers: Mapping[str, float],
     origin: Mapping[str, Any],
+    events: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Write curve, product and numbers; `origin` says where the network is from, if not trained."""
+    """Write curve, product and numbers.
+
+    `origin` says where the network is from, if not trained; `events` what befell the training.
+    """
     write_curve(Path("plots/pretrain.csv"), curve)
     card: dict[str, Any] = {
         "params": params.pretrain.model_dump(),
         "data_fingerprint": store.fingerprint,
     }
     card |= {"origin": origin} if origin else {}
+    card |= {"events": list(events)} if events else {}
     write_product(
         PRODUCT,
         model,

@@ -20,6 +20,11 @@ def pretraining_section(study: Study) -> str:
         _chart(rows, "contrastive_accuracy", "Partner found", lambda v: f"{v * 100:.3g}%"),
         _chart(rows, "effective_rank", "Effective rank of z", lambda v: f"{v:.3g}"),
         _chart(rows, "z_std", "Spread of z", lambda v: f"{v:.3g}"),
+        _chart(rows, "online_knn", "Validation, kNN on h", lambda v: f"{v * 100:.3g}%"),
+        _chart(rows, "online_linear", "Validation, linear on h", lambda v: f"{v * 100:.3g}%"),
+        _chart(rows, "grad_norm", "Norm of the gradient", lambda v: f"{v:.2g}"),
+        _chart(rows, "update_ratio", "Update, share of the weights", lambda v: f"{v:.2g}"),
+        _chart(rows, "queue_age", "Age of the queue, steps", lambda v: f"{v:.3g}"),
         _chart(rows, "lr", "Learning rate", lambda v: f"{v:.2g}"),
         _chart(rows, "images_per_second", "Images per second", lambda v: f"{v:,.0f}"),
     ]
@@ -35,6 +40,7 @@ def pretraining_section(study: Study) -> str:
         ("Steps, images seen", _counts(numbers)),
         ("Speed", shown(numbers, "images_per_second", "{:,.0f} images/s")),
         ("Time waiting for images", shown(numbers, "waited_share", "{:.1%}")),
+        ("What befell it", _events(study.details("pretrain").get("events") or [])),
         (
             "Shards in a batch, of a full shuffle",
             shown(numbers, "shards_per_batch_of_full_shuffle", "{:.1%}"),
@@ -44,6 +50,17 @@ def pretraining_section(study: Study) -> str:
         "<p>The effective rank falls to 1 when a net collapses, that is, gives every image the "
         f'same answer.</p><div class="cards">{"".join(charts)}</div>{facts_list(facts, "two")}'
     )
+
+
+def _events(events: list[Record]) -> str:
+    """Rollbacks and a collapse, in words; '' where all went well."""
+    told = [
+        f"rolled back from step {event['from_step']:,} to {event['to_step']:,}"
+        if event["kind"] == "rollback"
+        else f"collapsed by step {event['step']:,}"
+        for event in events
+    ]
+    return ", ".join(told)
 
 
 def _chart(

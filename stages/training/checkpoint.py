@@ -3,10 +3,14 @@
 import os
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 
 from stages.training.state import TrainState
+
+# What reading a file raises that is no state of ours, or is damaged.
+UNREADABLE = (UnpicklingError, RuntimeError, EOFError, KeyError, OSError, ValueError)
 
 
 def save(path: Path, state: TrainState, fingerprint: str) -> None:
@@ -25,6 +29,15 @@ def save(path: Path, state: TrainState, fingerprint: str) -> None:
         os.close(folder)
 
 
+def load(path: Path) -> dict[str, Any]:
+    """What `save` wrote, on the CPU: the fingerprint and the state.
+
+    Raises:
+        One of UNREADABLE: the file is missing, damaged or something else.
+    """
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def resume(path: Path, state: TrainState, fingerprint: str) -> str:
     """Load the saved state if it belongs to this run; say in a line what was done.
 
@@ -33,9 +46,9 @@ def resume(path: Path, state: TrainState, fingerprint: str) -> str:
     if not path.exists():
         return "starting at step 0"
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = load(path)
         belongs = saved["fingerprint"] == fingerprint
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
+    except UNREADABLE as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         return f"starting at step 0: {path} can't be read ({reason})"
     if not belongs:

@@ -82,6 +82,7 @@ class Schooling:
             steps_per_epoch=loader.steps_per_epoch,
             save_every_seconds=params.runtime.save_every_seconds,
             log_every_steps=params.runtime.log_every_steps,
+            tensorboard=params.runtime.tensorboard,
         )
         model.train()
         session.run(runtime, state, loader.batches, train_step, loss_watch, loader.waited)

@@ -1,24 +1,35 @@
-"""A training run from its last saved state to its end: steps, log, saves, stops."""
+"""A training run from its last saved state to its end: steps, log, saves, stops, rollbacks."""
 
 import csv
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import Protocol
 
 from stages.errors import Interrupted, StageError
 from stages.optim.schedules import warmup_cosine
 from stages.training import checkpoint
 from stages.training.batches import Batch, Waited
+from stages.training.event_files import EventFiles
+from stages.training.finite import FiniteWatch, NonFinite, broken_tensor
 from stages.training.loop import Watched, fit
+from stages.training.progress import Progress, say
+from stages.training.recovery import Guard, Recovery
 from stages.training.runtime import Runtime, StopRequest, stop_on_signals
 from stages.training.state import TrainState
 from stages.training.steps import Step
+from stages.training.watch import UpdateWatch
+
+
+class Probe(Protocol):
+    """A look at the state from outside, at intervals; its numbers join the curve's row."""
+
+    def is_due(self, step: int, total_steps: int) -> bool: ...
+
+    def __call__(self, state: TrainState) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,8 @@ class Session:
         steps_per_epoch: of the data, for the log.
         save_every_seconds: the most work a kill can cost.
         log_every_steps: steps between rows of the curve.
+        guard: what is done about numbers that are not finite, and about a collapse.
+        tensorboard: folder of event files; None: none are written.
     """
 
     name: str
@@ -48,6 +61,8 @@ class Session:
     steps_per_epoch: int
     save_every_seconds: float
     log_every_steps: int
+    guard: Guard = field(default_factory=Guard)
+    tensorboard: str | None = None
 
     @property
     def state_file(self) -> Path:
@@ -64,62 +79,127 @@ class Session:
         train_step: Step,
         describe: Callable[[Watched], dict[str, float]],
         waited: Waited,
+        probe: Probe | None = None,
     ) -> None:
         """Continue from the saved state, if there is one, to the last step.
 
         Raises:
             Interrupted: a stop signal came; the state is saved.
-            StageError: the loss is not finite; the last good state is kept.
+            StageError: a number is not finite, or z has collapsed; the last good state is kept.
         """
         story = checkpoint.resume(self.state_file, state, self.fingerprint)
         if runtime.is_main:
-            _say(f"{self.name}: {self.total_steps} steps of {self.batch_size} images; {story}")
-        with stop_on_signals() as stop, _Progress(self, state, runtime) as progress:
-            after = _AfterStep(self, runtime, state, describe, stop, waited, progress)
-            try:
-                fit(
-                    state,
-                    batches(state.step, self.total_steps),
-                    train_step,
-                    lr_at=self.lr_at,
-                    total_steps=self.total_steps,
-                    after_step=after,
-                )
-            except Interrupted:  # no more data came (a network that died): what was learnt is kept
-                if runtime.is_main and state.step > 0:
-                    self.save(state)
-                raise
+            say(f"{self.name}: {self.total_steps} steps of {self.batch_size} images; {story}")
+        with (
+            stop_on_signals() as stop,
+            Progress(self.name, self.total_steps, state, runtime) as progress,
+        ):
+            after = _AfterStep(self, runtime, describe, stop, waited, progress, probe)
+            recovery = Recovery(
+                self.guard,
+                self.name,
+                self.folder,
+                self.fingerprint,
+                runtime,
+                batches,
+                train_step,
+                self.lr_at,
+                lambda: self.stop_if_asked(runtime, stop, state),
+            )
+            recovery.begin(state)
+            while state.step < self.total_steps:
+                after.begin(state)
+                try:
+                    with self._event_files(runtime, state) as after.event_files:
+                        fit(
+                            state,
+                            batches(state.step, self.total_steps),
+                            after.watched(train_step),
+                            lr_at=lambda step: self.lr_at(step) * state.lr_factor,
+                            total_steps=self.total_steps,
+                            after_step=partial(after, recovery),
+                        )
+                except NonFinite as found:
+                    broken = NonFinite(found.step, found.what)  # holds no frame, so no batches
+                except Interrupted:  # no more data came (a network that died): keep what was learnt
+                    if runtime.is_main and state.step > 0:
+                        self.save(state)
+                    raise
+                else:
+                    return
+                story = recovery.recover(state, broken)
+                if runtime.is_main:
+                    say(story)
+
+    def stop_if_asked(self, runtime: Runtime, stop: StopRequest, state: TrainState) -> None:
+        """Between two steps that are done again to find a cause; nothing is saved."""
+        if runtime.any_process(bool(stop)):
+            raise Interrupted(
+                f"{self.name} stopped on {stop.signal_name or 'another process'} while the cause "
+                f"of a number that is not finite was looked for, at step {state.step}.\n"
+                "  The same command continues from the last good state."
+            )
+
+    def _event_files(self, runtime: Runtime, state: TrainState) -> EventFiles:
+        folder = self.tensorboard if runtime.is_main else None
+        return EventFiles(folder, self.name, after_step=state.step)
 
     def save(self, state: TrainState) -> None:
+        """Save, unless that would put numbers that are not finite in the place of good ones."""
+        if broken_tensor(state) is not None:
+            return
         checkpoint.save(self.state_file, state, self.fingerprint)
 
 
 class _AfterStep:
-    """Logging, saving and stopping, once after each step."""
+    """Watching, logging, saving and stopping, once after each step."""
 
     def __init__(
         self,
         session: Session,
         runtime: Runtime,
-        state: TrainState,
         describe: Callable[[Watched], dict[str, float]],
         stop: StopRequest,
         waited: Waited,
-        progress: "_Progress",
+        progress: Progress,
+        probe: Probe | None,
     ) -> None:
         self.session, self.runtime, self.describe = session, runtime, describe
-        self.stop, self.waited, self.progress = stop, waited, progress
+        self.stop, self.waited, self.progress, self.probe = stop, waited, progress, probe
+        self.event_files = EventFiles(None, session.name, after_step=0)
+
+    def begin(self, state: TrainState) -> None:
+        """Before the first step, and again after a rollback."""
+        self.finite, self.updates = FiniteWatch(), UpdateWatch()
         self.begun = self.saved_at = self.logged_at = time.perf_counter()
-        self.seconds_before, self.waited_before = state.seconds, state.waited_seconds
+        self.seconds_before = state.seconds
+        self.waited_before = state.waited_seconds - self.waited.seconds
+        self.waited_logged = self.waited.seconds
         self.logged_step = state.step
 
-    def __call__(self, state: TrainState, watched: Watched) -> None:
+    def watched(self, train_step: Step) -> Step:
+        """The step, with the weights remembered where the curve will tell how far they moved."""
+
+        def step(state: TrainState, batch: Batch) -> Watched:
+            if self._log_due(state.step + 1):
+                self.updates.before_step(state)
+            return train_step(state, batch)
+
+        return step
+
+    def __call__(self, recovery: Recovery, state: TrainState, watched: Watched) -> None:
         now = time.perf_counter()
         state.seconds = self.seconds_before + now - self.begun
         state.waited_seconds = self.waited_before + self.waited.seconds
+        self.finite.note(state.step, watched["loss"])
         last = state.step == self.session.total_steps
-        if state.step % self.session.log_every_steps == 0 or last:
+        if self._log_due(state.step):
+            self.finite.check(state)
             self._log(state, watched, now)
+            self._look_for_a_collapse(state)
+        if self.session.guard.mark_due(state):
+            self.finite.check(state)
+            recovery.keep_mark(state)
         self.progress.advance()
         stopping = self.runtime.any_process(bool(self.stop))
         due = now - self.saved_at >= self.session.save_every_seconds
@@ -133,94 +213,67 @@ class _AfterStep:
                 "  The same command continues there."
             )
 
+    def _log_due(self, step: int) -> bool:
+        regular = step % self.session.log_every_steps == 0
+        return regular or step == self.session.total_steps or self._probe_due(step)
+
+    def _probe_due(self, step: int) -> bool:
+        return self.probe is not None and self.probe.is_due(step, self.session.total_steps)
+
     def _log(self, state: TrainState, watched: Watched, now: float) -> None:
-        row = self.describe(watched)
         images = (state.step - self.logged_step) * self.session.batch_size
+        seconds = max(now - self.logged_at, 1e-9)
         row = {
             "step": state.step,
             "epoch": round(state.step / self.session.steps_per_epoch, 4),
-            **row,
-            "lr": self.session.lr_at(state.step - 1),
-            "images_per_second": round(images / max(now - self.logged_at, 1e-9), 1),
+            **self.describe(watched),
+            **self.updates.after_step(state),
+            "lr": self.session.lr_at(state.step - 1) * state.lr_factor,
+            "images_per_second": round(images / seconds, 1),
+            "waited_share": round((self.waited.seconds - self.waited_logged) / seconds, 4),
         }
         broken = [name for name, value in row.items() if not math.isfinite(value)]
         if broken:
-            raise StageError(
-                f"{self.session.name}: {', '.join(broken)} is not a finite number at step "
-                f"{state.step} (learning rate {row['lr']:.3g}).\n  The last good state is kept in "
-                f"{self.session.state_file}. A lower learning rate, a longer warm-up or float32 "
-                "precision usually helps."
-            )
+            raise NonFinite(state.step, " and ".join(broken))
+        if self.probe is not None and self.runtime.is_main and self._probe_due(state.step):
+            row |= self.probe(state)
         state.curve.append(row)
-        self.logged_at, self.logged_step = now, state.step
+        self.logged_at, self.logged_step = time.perf_counter(), state.step
+        self.waited_logged = self.waited.seconds
+        self.event_files.write(row)
         self.progress.tell(row)
 
-
-class _Progress:
-    """A bar with rate and time left on a terminal, plain lines elsewhere."""
-
-    def __init__(self, session: Session, state: TrainState, runtime: Runtime) -> None:
-        self.session, self.runtime = session, runtime
-        self.start_step, self.begun = state.step, time.perf_counter()
-        self.told_at = -math.inf
-        self.on_terminal = runtime.is_main and runtime.is_alone and sys.stderr.isatty()
-        self.bar = tqdm(
-            total=session.total_steps,
-            initial=state.step,
-            desc=session.name,
-            unit="step",
-            disable=not self.on_terminal,
-        )
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def advance(self) -> None:
-        self.bar.update()
-
-    def tell(self, row: dict[str, float]) -> None:
-        shown = {name: row[name] for name in SHOWN if name in row}
-        if self.on_terminal:
-            self.bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
+    def _look_for_a_collapse(self, state: TrainState) -> None:
+        guard = self.session.guard
+        if state.step <= self.session.warmup_steps or not guard.new_collapse(state):
             return
-        now = time.perf_counter()
-        last = row["step"] == self.session.total_steps
-        if not self.runtime.is_main or (now - self.told_at < PLAIN_LINE_SECONDS and not last):
-            return
-        self.told_at = now
-        done = row["step"] - self.start_step
-        left = (now - self.begun) / max(done, 1) * (self.session.total_steps - row["step"])
-        facts = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
-        _say(
-            f"{self.session.name}: step {row['step']:.0f}/{self.session.total_steps}, {facts}, "
-            f"{row['images_per_second']:.0f} images/s, {_clock(left)} left"
+        row = state.curve[-1]
+        told = (
+            f"{self.session.name}: z has collapsed by step {state.step}: its features deviate by "
+            f"{row['z_std'] * guard.out_dim**0.5:.2g} of what even ones do, and its effective rank "
+            f"is {row['effective_rank']:.3g} of {guard.out_dim}"
         )
-
-
-SHOWN = ("loss", "contrastive_accuracy", "effective_rank")
-PLAIN_LINE_SECONDS = 10.0  # between lines in a log file
+        if guard.stops_at_collapse:
+            raise StageError(
+                f"{told}.\n  Look at the images and pretrain.views; a higher temperature, a lower "
+                "learning rate or larger\n  batches usually help. To go on regardless: "
+                "pretrain.on_collapse: warn."
+            )
+        state.events.append({"kind": "collapse", "step": state.step})
+        if self.runtime.is_main:
+            say(f"warning: {told}")
 
 
 def write_curve(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write a curve as CSV, whole or not at all."""
+    """Write a curve as CSV, whole or not at all; a row may lack columns that others have."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(
             {name: f"{x:.6g}" if isinstance(x, float) else x for name, x in row.items()}
             for row in rows
         )
     partial.replace(path)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-_say = partial(print, flush=True)

@@ -1,0 +1,65 @@
+"""How far a run is: a bar with rate and time left on a terminal, plain lines elsewhere."""
+
+import math
+import sys
+import time
+from functools import partial
+
+from tqdm import tqdm
+
+from stages.training.runtime import Runtime
+from stages.training.state import TrainState
+
+SHOWN = ("loss", "contrastive_accuracy", "effective_rank", "online_knn")
+PLAIN_LINE_SECONDS = 10.0  # between lines in a log file
+
+say = partial(print, flush=True)
+
+
+class Progress:
+    """A bar with rate and time left on a terminal, plain lines elsewhere."""
+
+    def __init__(self, name: str, total_steps: int, state: TrainState, runtime: Runtime) -> None:
+        self.name, self.total_steps, self.runtime = name, total_steps, runtime
+        self.start_step, self.begun = state.step, time.perf_counter()
+        self.told_at = -math.inf
+        self.on_terminal = runtime.is_main and runtime.is_alone and sys.stderr.isatty()
+        self.bar = tqdm(
+            total=total_steps,
+            initial=state.step,
+            desc=name,
+            unit="step",
+            disable=not self.on_terminal,
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def advance(self) -> None:
+        self.bar.update()
+
+    def tell(self, row: dict[str, float]) -> None:
+        shown = {name: row[name] for name in SHOWN if name in row}
+        if self.on_terminal:
+            self.bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
+            return
+        now = time.perf_counter()
+        last = row["step"] == self.total_steps
+        if not self.runtime.is_main or (now - self.told_at < PLAIN_LINE_SECONDS and not last):
+            return
+        self.told_at = now
+        done = row["step"] - self.start_step
+        left = (now - self.begun) / max(done, 1) * (self.total_steps - row["step"])
+        facts = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        say(
+            f"{self.name}: step {row['step']:.0f}/{self.total_steps}, {facts}, "
+            f"{row['images_per_second']:.0f} images/s, {_clock(left)} left"
+        )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,206 @@
+"""Runs that really diverge: the cause is named, and a rollback is a function of the params."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stages.data.order import EpochOrder
+from stages.data.views import ViewRecipe
+from stages.errors import Interrupted, StageError
+from stages.models.simclr import build_encoder, build_simclr
+from stages.optim.build import build_optimizer
+from stages.training import checkpoint
+from stages.training.batches import Batch, ViewLoader
+from stages.training.loop import Watched
+from stages.training.recovery import Guard
+from stages.training.runtime import Runtime
+from stages.training.session import Session
+from stages.training.state import TrainState
+from stages.training.steps import Step, contrastive_step
+from stages.training.watch import contrastive_watch
+
+CPU = Runtime(torch.device("cpu"))
+STEPS = 12
+FAR_TOO_HIGH = 1e10  # of LARS: float32 overflows in the fourth step
+ROLLS_BACK = Guard(rolls_back=True, mark_every_steps=2, lr_factor=1e-5)
+
+Wrap = Callable[[Step], Step]
+
+
+@dataclass
+class InMemory:
+    """The part of an image store that a loader needs."""
+
+    pixels: Tensor
+    n_images: int
+    key_hashes: np.ndarray
+
+    def order(self, seed: int) -> EpochOrder:
+        return EpochOrder(self.n_images, seed)
+
+    def read_ahead(self, shards: list[int]) -> None:
+        assert shards == []
+
+    def images(self, positions: np.ndarray) -> Tensor:
+        return self.pixels[torch.from_numpy(positions)]
+
+    def class_tensor(self, positions: np.ndarray) -> None:
+        return None
+
+
+def noise() -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (50, 1, 16, 16), dtype=torch.uint8, generator=generator)
+
+
+def run(
+    folder: Path,
+    guard: Guard,
+    lr: float = FAR_TOO_HIGH,
+    pixels: Tensor | None = None,
+    wrap: Wrap = lambda step: step,
+    poisoned_step: int | None = None,
+    **changes: Any,
+) -> TrainState:
+    pixels = noise() if pixels is None else pixels
+    store: Any = InMemory(pixels, len(pixels), np.arange(len(pixels), dtype=np.uint64) * 977)
+    loader = ViewLoader(store, ViewRecipe.official(16), 8, n_views=2, seed=3)
+    torch.manual_seed(0)
+    model = build_simclr(build_encoder(10, 0.0625, stem="small_stride2", in_channels=1), out_dim=8)
+    state = TrainState(model.train(), build_optimizer("lars", model, lr, 1e-4))
+    settings: dict[str, Any] = {
+        "name": "test",
+        "folder": folder,
+        "fingerprint": "same",
+        "total_steps": STEPS,
+        "warmup_steps": 2,
+        "peak_lr": lr,
+        "batch_size": 8,
+        "steps_per_epoch": 6,
+        "save_every_seconds": 1e9,
+        "log_every_steps": 3,
+        "guard": guard,
+    }
+
+    def batches(start: int, stop: int) -> Iterator[Batch]:
+        for step, batch in enumerate(loader.batches(start, stop), start):
+            if step == poisoned_step:
+                batch.views_VBCHW[0, 0, 0, 0, 0] = torch.nan
+            yield batch
+
+    Session(**{**settings, **changes}).run(
+        CPU,
+        state,
+        batches,
+        wrap(contrastive_step(CPU, 0.2, "float32", "none")),
+        lambda watched: contrastive_watch(watched, 0.2),
+        loader.waited,
+    )
+    return state
+
+
+def acting_once(step_number: int, act: Callable[[TrainState, Batch], object]) -> Wrap:
+    """Do something just before a step, the first time that it is taken."""
+    done = []
+
+    def wrap(step: Step) -> Step:
+        def wrapped(state: TrainState, batch: Batch) -> Watched:
+            if state.step == step_number and not done:
+                done.append(act(state, batch))
+            return step(state, batch)
+
+        return wrapped
+
+    return wrap
+
+
+def test_a_diverging_run_stops_and_names_step_learning_rate_and_first_tensor(tmp_path: Path):
+    with pytest.raises(StageError) as stopped:
+        run(tmp_path, Guard(keeps_start=True))
+    told = str(stopped.value)
+    assert "the loss is not finite at step 4 (learning rate 9.76e+09)" in told
+    assert "first seen in the output of encoder." in told
+    assert ", step 4 (in the step before: learning rate 1e+10, largest output " in told
+    (kept_in,) = tmp_path.iterdir()
+    assert f"The last good state is kept in {kept_in}" in told
+    kept = checkpoint.load(kept_in)["state"]
+    assert kept["step"] == 0
+    assert all(torch.isfinite(t).all() for t in kept["model"].values())
+
+
+def test_a_diverging_run_rolls_back_to_its_mark_and_ends_at_a_lower_learning_rate(tmp_path: Path):
+    state = run(tmp_path, ROLLS_BACK)
+    assert [event["kind"] for event in state.events] == ["rollback"] * 2
+    # The mark at step 2 holds weights that are about to overflow, so the older one is next.
+    assert [(event["from_step"], event["to_step"]) for event in state.events] == [(4, 2), (4, 0)]
+    assert state.events[0]["cause"].startswith("first seen in the output of encoder.")
+    assert state.lr_factor == pytest.approx(1e-10)
+    assert [row["step"] for row in state.curve] == [3, 6, 9, 12]
+    assert all(np.isfinite(list(row.values())).all() for row in state.curve)
+    assert state.curve[0]["lr"] == pytest.approx(FAR_TOO_HIGH * 1e-10)
+    assert checkpoint.load(tmp_path / "last.pt")["state"]["events"] == state.events
+
+
+@pytest.mark.parametrize("stopped_at", [3, 5, 9])
+def test_a_run_that_rolls_back_ends_where_it_does_unbroken_wherever_it_is_stopped(
+    tmp_path: Path, stopped_at: int
+):
+    unbroken = run(tmp_path / "unbroken", ROLLS_BACK)
+    stop = acting_once(stopped_at, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        run(tmp_path / "broken", ROLLS_BACK, wrap=stop)
+    continued = run(tmp_path / "broken", ROLLS_BACK)
+    assert continued.events == unbroken.events
+    mine, theirs = continued.state_dict(), unbroken.state_dict()
+    for part in ("model", "optimizer", "step"):
+        torch.testing.assert_close(mine[part], theirs[part], rtol=0, atol=0)
+
+
+def test_rollbacks_are_bounded(tmp_path: Path):
+    barely = Guard(rolls_back=True, mark_every_steps=6, lr_factor=0.5, most_rollbacks=2)
+    with pytest.raises(StageError, match="rolled back 2 times before, as often as allowed"):
+        run(tmp_path, barely)
+    assert len(checkpoint.load(tmp_path / "last.pt")["state"]["events"]) == 2
+
+
+def test_no_rollback_is_tried_for_images_that_are_not_finite(tmp_path: Path):
+    with pytest.raises(StageError, match=r"first seen in an image among the input views, step 8"):
+        run(tmp_path, ROLLS_BACK, lr=0.5, poisoned_step=7)
+
+
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path: Path):
+    """Weights that break between two rows of the curve, with a save after every step."""
+
+    def spoil(state: TrainState, _: Batch) -> None:
+        next(iter(state.model.parameters())).data.fill_(torch.inf)
+
+    with pytest.raises(StageError, match="not finite at step 8"):
+        run(tmp_path, Guard(), 0.5, wrap=acting_once(7, spoil), save_every_seconds=1e-9)
+    assert checkpoint.load(tmp_path / "last.pt")["state"]["step"] == 7
+
+
+def test_black_images_collapse_and_the_run_stops_or_goes_on_as_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    black = torch.zeros(50, 1, 16, 16, dtype=torch.uint8)
+    with pytest.raises(StageError, match="z has collapsed by step 9"):
+        run(tmp_path / "stops", Guard(stops_at_collapse=True, out_dim=8), 0.5, black)
+    state = run(tmp_path / "warns", Guard(out_dim=8), 0.5, black, total_steps=18)
+    assert state.events == [{"kind": "collapse", "step": 9}]
+    assert capsys.readouterr().out.count("warning: test: z has collapsed") == 1
+    assert run(tmp_path / "noise", Guard(out_dim=8), 0.5, total_steps=18).events == []
+
+
+def test_rows_tell_gradient_weights_and_how_far_an_update_moved_them(tmp_path: Path):
+    row = run(tmp_path, Guard(), 0.5).curve[-1]
+    assert {"grad_norm", "param_norm", "update_ratio", "waited_share"} <= set(row)
+    assert row["grad_norm"] > 0
+    assert 0 < row["update_ratio"] < row["param_norm"]
