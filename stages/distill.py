@@ -21,7 +21,7 @@ from stages.training.classifier import Examiner, Schooling, labelled_keys, open_
 from stages.training.fingerprint import fingerprint
 from stages.training.outcomes import Trained, conclude
 from stages.training.products import build_from, read_product, seeded
-from stages.training.recipes import view_recipe
+from stages.training.recipes import start_runtime, view_recipe
 from stages.training.runtime import Runtime
 from stages.training.side_by_side import side_by_side
 from stages.training.steps import Answers, distill_step
@@ -34,7 +34,7 @@ def main() -> None:
     begun = time.perf_counter()
     arguments = parse_arguments()
     params = load_params()
-    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
+    runtime = start_runtime(params)
     examiner = Examiner.open(params, runtime)
     student: StudentParams = getattr(params.distill, arguments.student)
     item = f"distill_{arguments.student}/{arguments.fraction}"
@@ -81,6 +81,7 @@ def distill(
             answers_of(runtime.place(teacher), store, params, student, seed, runtime),
             student.temperature,
             distilling.label_share,
+            distilling.precision,
             scale_by_temperature_squared=distilling.scale_by_temperature_squared,
         ),
         params,
@@ -90,6 +91,7 @@ def distill(
             schooling=str(schooling),
             student=student.model_dump(),
             teacher_views=distilling.teacher_views,
+            precision=distilling.precision,
             label_share=distilling.label_share,
             scale_by_temperature_squared=distilling.scale_by_temperature_squared,
             data=store.fingerprint,
@@ -126,7 +128,7 @@ def answers_of(
 ) -> Answers:
     """The soft labels: of the view at hand, or made once over several."""
     if params.distill.teacher_views == 0:
-        return answers_to_the_same_view(teacher, runtime)
+        return answers_to_the_same_view(teacher, runtime, params.distill.precision)
     return answers_over_views(
         teacher,
         store,

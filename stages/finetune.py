@@ -13,6 +13,7 @@ from stages.training.classifier import Examiner, Schooling, labelled_keys, open_
 from stages.training.fingerprint import fingerprint
 from stages.training.outcomes import Trained, conclude
 from stages.training.products import read_card, read_product, seeded
+from stages.training.recipes import start_runtime
 from stages.training.runtime import Runtime
 from stages.training.side_by_side import side_by_side
 from stages.training.steps import classify_step
@@ -24,7 +25,7 @@ def main() -> None:
     begun = time.perf_counter()
     fraction = parse_arguments().fraction
     params = load_params()
-    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
+    runtime = start_runtime(params)
     examiner = Examiner.open(params, runtime)
     item = f"finetune/{fraction}"
     tasks = [
@@ -71,7 +72,7 @@ def finetune(
         f"{item} layer {layer} seed {seed}",
         classifier,
         labelled,
-        classify_step(runtime, head_decay=schooling.head_decay),
+        classify_step(runtime, params.finetune.precision, head_decay=schooling.head_decay),
         params,
         runtime,
         Path("runs") / item / f"layer-{layer}-seed-{seed}",
@@ -82,6 +83,7 @@ def finetune(
             keys=labelled.keys,
             layer=layer,
             zero_init=params.finetune.zero_init,
+            precision=params.finetune.precision,
             pretrained=read_card(PRETRAINED)["weights_sha256"],
             image_size=params.data.image_size,
         ),

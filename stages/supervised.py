@@ -19,7 +19,7 @@ from stages.training.classifier import Examiner, Schooling, labelled_keys, open_
 from stages.training.fingerprint import fingerprint
 from stages.training.outcomes import Trained, conclude
 from stages.training.products import build_from, seeded
-from stages.training.recipes import architecture_of
+from stages.training.recipes import architecture_of, start_runtime
 from stages.training.runtime import Runtime
 from stages.training.side_by_side import side_by_side
 from stages.training.steps import classify_step
@@ -29,7 +29,7 @@ def main() -> None:
     begun = time.perf_counter()
     fraction = parse_arguments().fraction
     params = load_params()
-    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
+    runtime = start_runtime(params)
     examiner = Examiner.open(params, runtime)
     item = f"supervised/{fraction}"
     settings, at_once = grid(params, fraction), params.runtime.trainings_at_once
@@ -121,7 +121,7 @@ def train(
         f"{item} setting {number} seed {seed}",
         classifier,
         labelled,
-        classify_step(runtime, head_decay=setting.head_decay),
+        classify_step(runtime, params.supervised.precision, head_decay=setting.head_decay),
         params,
         runtime,
         Path("runs") / item / f"setting-{number}-seed-{seed}",
@@ -131,6 +131,7 @@ def train(
             shuffle_shards=params.data.shuffle_shards,
             keys=labelled.keys,
             architecture=architecture,
+            precision=params.supervised.precision,
             image_size=params.data.image_size,
         ),
     )
