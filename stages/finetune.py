@@ -13,25 +13,26 @@ from stages.training.classifier import Examiner, Schooling, labelled_keys, open_
 from stages.training.fingerprint import fingerprint
 from stages.training.outcomes import Trained, conclude
 from stages.training.products import read_card, read_product, seeded
-from stages.training.recipes import start_runtime
 from stages.training.runtime import Runtime
+from stages.training.seeds import SeedPair, seed_pairs
 from stages.training.side_by_side import side_by_side
+from stages.training.sizes import item_of, layers_of, of_size, pretrained_of, subsets_of
 from stages.training.steps import classify_step
-
-PRETRAINED = Path("artifacts/pretrain")
 
 
 def main() -> None:
     begun = time.perf_counter()
-    fraction = parse_arguments().fraction
-    params = load_params()
-    runtime = start_runtime(params)
+    arguments = parse_arguments()
+    fraction, size = arguments.fraction, arguments.size
+    params = of_size(load_params(), size)
+    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
     examiner = Examiner.open(params, runtime)
-    item = f"finetune/{fraction}"
+    item = item_of("finetune", fraction, size)
+    pairs = seed_pairs(subsets_of(params, size), params.finetune.initialisations)
     tasks = [
-        partial(finetune, item, params, fraction, layer, seed)
-        for layer in params.finetune.layers_at(fraction)
-        for seed in range(params.finetune.seeds)
+        partial(finetune, item, params, fraction, pretrained_of(size), layer, pair)
+        for layer in layers_of(params, fraction, size)
+        for pair in pairs
     ]
     trained = side_by_side(tasks, runtime, params.runtime.trainings_at_once, import_ahead)
     conclude(item, trained, examiner, begun=begun, params=params.finetune.model_dump())
@@ -40,15 +41,22 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stages.finetune", description=__doc__)
     parser.add_argument("--fraction", required=True, help="one of finetune.label_fractions")
+    parser.add_argument("--size", help="one of sizes.encoders (default: pretrain.encoder)")
     return parser.parse_args()
 
 
 def finetune(
-    item: str, params: Params, fraction: str, layer: int, seed: int, runtime: Runtime
+    item: str,
+    params: Params,
+    fraction: str,
+    product: Path,
+    layer: int,
+    pair: SeedPair,
+    runtime: Runtime,
 ) -> Trained:
     """Train one classifier from the pretrained f and the first `layer` layers of g."""
-    labelled = open_split("train", params, keys=labelled_keys(fraction, seed))
-    pretrained, card = read_product(PRETRAINED)
+    labelled = open_split("train", params, keys=labelled_keys(fraction, pair.subset))
+    pretrained, card = read_product(product)
     assert isinstance(pretrained, SimCLR)
     origin = card.get("origin", {})
     if layer > 0 and origin.get("fresh_head"):
@@ -57,7 +65,7 @@ def finetune(
             f"({origin['init_from']}) came without g: its layers are untrained.\n"
             "  Write finetune.layers: [0] and distill.teacher_layer: 0."
         )
-    seeded(seed)
+    seeded(pair.seed)
     n_classes = len(labelled.class_names)
     classifier = runtime.place(
         build_classifier(
@@ -67,15 +75,15 @@ def finetune(
             zero_init=params.finetune.zero_init,
         )
     )
-    schooling = schooling_for(params, fraction, seed)
+    schooling = schooling_for(params, fraction, pair.seed)
     state = schooling.train(
-        f"{item} layer {layer} seed {seed}",
+        f"{item} layer {layer} {pair.folder}",
         classifier,
         labelled,
-        classify_step(runtime, params.finetune.precision, head_decay=schooling.head_decay),
+        classify_step(runtime, head_decay=schooling.head_decay),
         params,
         runtime,
-        Path("runs") / item / f"layer-{layer}-seed-{seed}",
+        Path("runs") / item / f"layer-{layer}-{pair.folder}",
         fingerprint(
             schooling=str(schooling),
             data=labelled.fingerprint,
@@ -83,8 +91,7 @@ def finetune(
             keys=labelled.keys,
             layer=layer,
             zero_init=params.finetune.zero_init,
-            precision=params.finetune.precision,
-            pretrained=read_card(PRETRAINED)["weights_sha256"],
+            pretrained=read_card(product)["weights_sha256"],
             image_size=params.data.image_size,
         ),
     )
@@ -96,11 +103,11 @@ def finetune(
             "method": f"finetune_layer_{layer}",
             "label_fraction": fraction,
             "labels": labelled.n_images,
-            "seed": seed,
+            **pair.facts,
             "seconds": round(state.seconds, 2),
             "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
         },
-        folder=f"layer-{layer}/seed-{seed}",
+        folder=f"layer-{layer}/{pair.folder}",
     )
 
 

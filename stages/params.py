@@ -32,11 +32,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
-Precision = Annotated[
-    Literal["float32", "bfloat16"],
-    Field(description="of the network while it trains; weights and losses are float32 always"),
-]
-
 REMOTE_SCHEMES = ("s3", "gs", "http", "https")
 
 ResizeKernel = Literal["bicubic_tf2", "bicubic_tf1", "bilinear_antialias", "bicubic_antialias"]
@@ -241,6 +236,33 @@ class DataParams(Section):
         return self
 
 
+_ENCODER_NAME = re.compile(r"r(\d+)_(\d+(?:\.\d+)?)x_sk([01])")
+_SK_RATIO = 0.0625  # the paper's
+
+
+def _check_encoder_name(name: str) -> str:
+    found = _ENCODER_NAME.fullmatch(name)
+    if found is None:
+        raise ValueError("write depth, width and selective kernels as r50_2x_sk1 or r10_0.5x_sk0")
+    depth, width, sk = found.groups()
+    EncoderParams.model_validate(
+        {
+            "depth": int(depth),
+            "width_multiplier": float(width),
+            "sk_ratio": _SK_RATIO * int(sk),
+            "stem": "small",
+        }
+    )
+    return name
+
+
+EncoderName = Annotated[
+    str,
+    AfterValidator(_check_encoder_name),
+    Field(description="as r50_2x_sk1 of the released networks: depth, width, selective kernels"),
+]
+
+
 class EncoderParams(Section):
     """The encoder f: a ResNet (SimCLRv2, section 3; depth 10 is ours, one block per group)."""
 
@@ -259,6 +281,21 @@ class EncoderParams(Section):
         if self.sk_ratio > 0 and self.depth < 50:
             raise ValueError(f"sk_ratio needs depth 50 or more (depth is {self.depth})")
         return self
+
+
+def encoder_name(encoder: EncoderParams) -> str:
+    """r50_2x_sk1: an encoder in the words of the released networks (the stem is not in them)."""
+    return f"r{encoder.depth}_{encoder.width_multiplier:g}x_sk{int(encoder.sk_ratio > 0)}"
+
+
+def encoder_named(name: str, beside: EncoderParams) -> EncoderParams:
+    """The encoder of a name, with the stem of another."""
+    found = _ENCODER_NAME.fullmatch(name)
+    assert found is not None
+    depth, width, sk = found.groups()
+    ratio = (beside.sk_ratio or _SK_RATIO) if int(sk) else 0.0
+    changed = {"depth": int(depth), "width_multiplier": float(width), "sk_ratio": ratio}
+    return EncoderParams.model_validate({**beside.model_dump(), **changed})
 
 
 class HeadParams(Section):
@@ -437,7 +474,7 @@ class PretrainParams(Section):
     loss: LossParams = LossParams()
     memory: MemoryParams = MemoryParams()
     optimizer: OptimizerParams
-    precision: Precision = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     online_probe: OnlineProbeParams = OnlineProbeParams()
     on_non_finite: Annotated[
@@ -537,7 +574,6 @@ class SupervisedParams(Section):
     warmup: Duration | None = None
     batch_size: Count
     optimizer: OptimizerParams
-    precision: Precision = "float32"
     overrides: Annotated[
         dict[LabelFraction, SupervisedOverride], Field(description="by label fraction")
     ] = {}
@@ -572,8 +608,11 @@ class FinetuneParams(TrainOnLabels):
     ] = {}
     layers: HeadLayers
     seeds: Annotated[int, Field(ge=1, le=100, description="label subsets, each with its own init")]
+    initialisations: Annotated[
+        int,
+        Field(ge=1, le=100, description="nets per label subset, from scratch and fine-tuned"),
+    ] = 1
     zero_init: Annotated[bool, Field(description="start the linear classifier at zero")] = True
-    precision: Precision = "float32"
     overrides: Annotated[
         dict[LabelFraction, FinetuneOverride], Field(description="by label fraction")
     ] = {}
@@ -628,9 +667,76 @@ class DistillParams(Section):
     warmup: Duration | None = None
     views: LabelledViewParams = LabelledViewParams()
     optimizer: OptimizerParams
-    precision: Precision = "float32"
     same: Annotated[StudentParams, Field(description="self-distillation, the teacher's size")]
     small: Annotated[StudentParams, Field(description="a smaller student of the self-distilled")]
+
+
+class SemisupParams(Section):
+    """Semi-supervised neighbours: the same net from scratch on labels and unlabelled images.
+
+    Tuned like the supervised baseline. An empty list of methods leaves them out.
+    """
+
+    methods: Annotated[
+        list[Literal["fixmatch", "pseudo_label"]],
+        AfterValidator(_no_doubles),
+        Field(description="fixmatch (Sohn et al. 2020), pseudo_label (Lee 2013); empty: none"),
+    ] = []
+    lr_grid: Annotated[list[Positive], Field(min_length=1)] = [0.003]
+    duration_grid: Annotated[list[Duration], Field(min_length=1)] = ["1000 steps"]
+    warmup: Duration | None = None
+    batch_size: Annotated[Count, Field(description="labelled images of a step")] = 64
+    unlabelled_ratio: Annotated[
+        Count, Field(description="unlabelled images for each labelled one; mu of FixMatch")
+    ] = 7
+    unlabelled_weight: Annotated[
+        Positive, Field(description="of their loss; lambda_u of FixMatch")
+    ] = 1.0
+    threshold: Annotated[
+        Fraction, Field(description="fixmatch: confidence from which a pseudo-label counts; tau")
+    ] = 0.95
+    ramp: Annotated[
+        tuple[Fraction, Fraction],
+        Field(description="pseudo_label: shares of the run between which the weight rises from 0"),
+    ] = (0.1, 0.6)
+    weak_views: LabelledViewParams = LabelledViewParams(crop_area=(0.6, 1.0))
+    strong_views: Annotated[
+        LabelledViewParams, Field(description="fixmatch: what must get the weak view's label")
+    ] = LabelledViewParams(crop_area=(0.2, 1.0), jitter_probability=0.8)
+    optimizer: OptimizerParams = OptimizerParams(name="adamw", base_lr=0.003, weight_decay=0.05)
+    seeds: Annotated[int | None, Field(ge=1, description="null: as many as finetune.seeds")] = None
+
+    @model_validator(mode="after")
+    def _ramp_rises(self) -> Self:
+        if self.ramp[0] > self.ramp[1]:
+            raise ValueError(f"ramp {self.ramp} must rise")
+        return self
+
+
+class SizesParams(Section):
+    """The study of net sizes: others than pretrain.encoder, and small students of each."""
+
+    encoders: Annotated[
+        list[EncoderName],
+        AfterValidator(_no_doubles),
+        Field(description="each is pretrained, fine-tuned and trained from scratch; empty: none"),
+    ] = []
+    students: Annotated[
+        list[EncoderName],
+        AfterValidator(_no_doubles),
+        Field(description="each is taught by every net of encoders and by that of pretrain"),
+    ] = []
+    label_fractions: Annotated[
+        list[LabelFraction],
+        AfterValidator(_no_doubles),
+        Field(description="among finetune.label_fractions"),
+    ] = []
+    label_shares: Annotated[
+        list[Annotated[float, Field(ge=0, lt=1)]],
+        AfterValidator(_no_doubles),
+        Field(min_length=1, description="of students: weights of true labels beside soft ones"),
+    ] = [0.0]
+    seeds: Annotated[int | None, Field(ge=1, description="null: as many as finetune.seeds")] = None
 
 
 class TransferParams(Section):
@@ -675,16 +781,6 @@ class RuntimeParams(Section):
         Literal["none", "groups", "blocks"],
         Field(description="pretraining activations computed again backwards instead of kept"),
     ] = "none"
-    channels_last: Annotated[
-        bool | Literal["auto"], Field(description="memory layout; auto: true")
-    ] = "auto"
-    compile: Annotated[
-        Literal["auto", "none", "default", "reduce-overhead", "max-autotune"],
-        Field(description="torch.compile's mode for what is trained; auto: none"),
-    ] = "auto"
-    fused_optimizer: Annotated[
-        bool | Literal["auto"], Field(description="of adamw; auto: on a GPU")
-    ] = "auto"
     save_every_seconds: Positive = 60.0
     log_every_steps: Count = 50
     tensorboard: Annotated[
@@ -703,15 +799,6 @@ class RuntimeParams(Section):
     ] = "data/cache"
     cache_gigabytes: Annotated[Positive, Field(description="that they may take on disk")] = 50.0
 
-    @model_validator(mode="after")
-    def _what_is_compiled_is_not_recomputed(self) -> Self:
-        if self.compile not in {"auto", "none"} and self.recompute != "none":
-            raise ValueError(
-                f"compile: {self.compile} and recompute: {self.recompute} don't go together; "
-                "the compiler chooses what to recompute"
-            )
-        return self
-
 
 # Of pretraining, what only watches: it decides nothing before a run has gone wrong, and what it
 # did then is in the run's state. So a run continues when one of them changes.
@@ -729,6 +816,8 @@ class Params(Section):
     supervised: SupervisedParams
     finetune: FinetuneParams
     distill: DistillParams
+    semisup: SemisupParams = SemisupParams()
+    sizes: SizesParams = SizesParams()
     transfer: TransferParams
     report: ReportParams
     runtime: RuntimeParams
@@ -794,6 +883,29 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _sizes_are_of_this_study(self) -> Self:
+        sizes, asked = self.sizes, self.finetune.label_fractions
+        for name, seeds in (("semisup", self.semisup.seeds), ("sizes", sizes.seeds)):
+            if seeds is not None and seeds > self.finetune.seeds:
+                raise ValueError(
+                    f"{name}.seeds ({seeds}) is above finetune.seeds ({self.finetune.seeds}): each "
+                    "needs its label subset"
+                )
+        if others := sorted(set(sizes.label_fractions) - set(asked)):
+            raise ValueError(
+                f"sizes.label_fractions names {', '.join(others)}, not in finetune.label_fractions"
+            )
+        own = encoder_name(self.pretrain.encoder)
+        if own in sizes.encoders:
+            raise ValueError(f"sizes.encoders names {own}, which is pretrain.encoder already")
+        if sizes.encoders and self.pretrain.init_from is not None:
+            raise ValueError(
+                "sizes.encoders are pretrained here, and pretrain.init_from takes a network over "
+                "instead: write sizes.encoders: []"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fractions_are_asked_for(self) -> Self:
         if self.profile.startswith("imagenet"):  # a part of their fractions may be left out
             return self
@@ -810,6 +922,8 @@ class Params(Section):
             "distill.views": self.distill.views,
             **{f"supervised.views_grid.{i}": v for i, v in enumerate(self.supervised.views_grid)},
             **({"probe.sgd.views": self.probe.sgd.views} if self.probe.sgd else {}),
+            "semisup.weak_views": self.semisup.weak_views,
+            "semisup.strong_views": self.semisup.strong_views,
         }
         sizes = {f"{where}.size": seen.size for where, seen in views.items() if seen.size}
         for name, encoder in (

@@ -1,8 +1,10 @@
 """Learn the encoder f and the projection head g without labels (SimCLRv2, section 2)."""
 
+import argparse
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,55 +31,62 @@ from stages.training.pretraining import (
     step_of,
 )
 from stages.training.products import write_product
-from stages.training.recipes import architecture_of, start_runtime
+from stages.training.recipes import architecture_of
 from stages.training.recovery import Guard
 from stages.training.runtime import Runtime
 from stages.training.session import Session, write_curve
+from stages.training.sizes import of_size, pretrained_of, pretraining_of
 from stages.training.state import TrainState
 from stages.training.watch import contrastive_watch
 
-PRODUCT, WORKDIR = Path("artifacts/pretrain"), Path("runs/pretrain")
 MEASURED_IMAGES = 256  # on which a network that was taken over is measured
 VIEWS_AT_ONCE = 64
 
 
-def main() -> None:
-    params = load_params()
-    pretrain = params.pretrain
+def main(size: str | None = None) -> None:
+    params = of_size(load_params(), size)
+    pretrain, item = params.pretrain, pretraining_of(size)
     if pretrain.init_from is not None:
         take_over(params, Path(pretrain.init_from))
         return
-    if relaunched("stages.pretrain", params.runtime.processes):
+    if relaunched("stages.pretrain", params.runtime.processes, ["--size", size] if size else []):
         return
-    runtime = start_runtime(params)
+    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
     store = open_store(params)
     loader = load_views(params, store, runtime, pretrain.batch_size)
     architecture = architecture_of(params)
     recompute = params.runtime.recompute
     state = build_state(pretrain, architecture, loader.batch_size, runtime, recompute)
-    passes = passes_of(params, state, loader, runtime, WORKDIR)
-    session = plan_session(params, store, loader)
-    with runtime.compiled(state.model, *state.beside.values()):
-        session.run(
-            runtime,
-            state,
-            loader.batches,
-            step_of(pretrain, runtime, passes),
-            lambda watched: contrastive_watch(watched, pretrain.temperature),
-            loader.waited,
-            open_online_probe(params, store.n_images, loader.batch_size, runtime),
-        )
+    passes = passes_of(params, state, loader, runtime, Path("runs") / item)
+    session = plan_session(params, store, loader, item)
+    session.run(
+        runtime,
+        state,
+        loader.batches,
+        step_of(pretrain, runtime, passes),
+        lambda watched: contrastive_watch(watched, pretrain.temperature),
+        loader.waited,
+        open_online_probe(params, store.n_images, loader.batch_size, runtime),
+    )
     if runtime.is_main:
         finish(params, state, store, session, architecture)
     runtime.stop()
 
 
-def plan_session(params: Params, store: ImageStore, loader: ViewLoader) -> Session:
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stages.pretrain", description=__doc__)
+    parser.add_argument("--size", help="one of sizes.encoders (default: pretrain.encoder)")
+    return parser.parse_args()
+
+
+def plan_session(
+    params: Params, store: ImageStore, loader: ViewLoader, item: str = "pretrain"
+) -> Session:
     pretrain, runtime = params.pretrain, params.runtime
     n_images, batch_size = store.n_images, loader.batch_size
     return Session(
-        name="pretrain",
-        folder=WORKDIR,
+        name=item,
+        folder=Path("runs") / item,
         fingerprint=fingerprint(
             params=pretrain.model_dump(exclude=set(WATCHING)),
             image_size=params.data.image_size,
@@ -127,8 +136,18 @@ def finish(
         **mixing_of(params, store, session.batch_size),
         "rollbacks": sum(event["kind"] == "rollback" for event in state.events),
     }
-    leave(params, state.model, architecture, store, state.curve, numbers, {}, state.events)
-    shutil.rmtree(WORKDIR, ignore_errors=True)
+    leave(
+        params,
+        state.model,
+        architecture,
+        store,
+        state.curve,
+        numbers,
+        {},
+        state.events,
+        session.name,
+    )
+    shutil.rmtree(session.folder, ignore_errors=True)
 
 
 def mixing_of(params: Params, store: ImageStore, batch_size: int) -> dict[str, float]:
@@ -144,13 +163,13 @@ def mixing_of(params: Params, store: ImageStore, batch_size: int) -> dict[str, f
 
 def take_over(params: Params, folder: Path) -> None:
     """Put another network in the place of pretraining; it is measured, and not trained."""
-    if folder.resolve().is_relative_to(PRODUCT.resolve()):
+    if folder.resolve().is_relative_to(pretrained_of(None).resolve()):
         raise UserError(
             f"pretrain.init_from is {folder}, which this stage itself writes.\n"
             "  Copy it to a folder elsewhere, and name that."
         )
     begun = time.perf_counter()
-    runtime = start_runtime(params)
+    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
     if runtime.is_main:
         alone = Runtime(runtime.device)
         architecture = architecture_of(params)
@@ -209,12 +228,13 @@ def leave(
     numbers: Mapping[str, float],
     origin: Mapping[str, Any],
     events: Sequence[Mapping[str, Any]] = (),
+    item: str = "pretrain",
 ) -> None:
     """Write curve, product and numbers.
 
     `origin` says where the network is from, if not trained; `events` what befell the training.
     """
-    write_curve(Path("plots/pretrain.csv"), curve)
+    write_curve(Path("plots") / f"{item}.csv", curve)
     card: dict[str, Any] = {
         "params": params.pretrain.model_dump(),
         "data_fingerprint": store.fingerprint,
@@ -222,7 +242,7 @@ def leave(
     card |= {"origin": origin} if origin else {}
     card |= {"events": list(events)} if events else {}
     write_product(
-        PRODUCT,
+        Path("artifacts") / item,
         model,
         architecture,
         stage="pretrain",
@@ -230,8 +250,8 @@ def leave(
         metrics=numbers,
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
-    write_record("pretrain", numbers, card)
+    write_record(item, numbers, card)
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(partial(main, parse_arguments().size))

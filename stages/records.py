@@ -97,10 +97,18 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
+def by_seed(rows: Sequence[Mapping[str, Any]], score: str) -> list[float]:
+    """A score for each seed, the mean of its rows."""
+    seeds = dict.fromkeys(row["seed"] for row in rows)
+    return [fmean(row[score] for row in rows if row["seed"] == seed) for seed in seeds]
+
+
 def write_results(
     name: str, rows: Sequence[Mapping[str, Any]], *, seconds: float, **details: Any
 ) -> None:
     """Write the scores of one stage: mean and deviation per method, and beside them every row.
+
+    Both are over seeds, that is label subsets; rows of one seed (initialisations) are averaged.
 
     Args:
         name: the stage and its matrix item: "finetune/0.01-layer1".
@@ -112,7 +120,9 @@ def write_results(
     methods = dict.fromkeys(row["method"] for row in rows)
     numbers: dict[str, Any] = {
         method: {
-            score: mean_and_deviation([row[score] for row in rows if row["method"] == method])
+            score: mean_and_deviation(
+                by_seed([row for row in rows if row["method"] == method], score)
+            )
             for score in ("test_accuracy", "validation_accuracy")
         }
         for method in methods

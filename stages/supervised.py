@@ -13,61 +13,50 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import run_stage
-from stages.evaluation.classify import import_ahead
 from stages.params import Params, SupervisedOverride, load_params
 from stages.training.classifier import Examiner, Schooling, labelled_keys, open_split
 from stages.training.fingerprint import fingerprint
 from stages.training.outcomes import Trained, conclude
 from stages.training.products import build_from, seeded
-from stages.training.recipes import architecture_of, start_runtime
+from stages.training.recipes import architecture_of
 from stages.training.runtime import Runtime
-from stages.training.side_by_side import side_by_side
+from stages.training.seeds import SeedPair, seed_pairs
+from stages.training.sizes import item_of, of_size, subsets_of
 from stages.training.steps import classify_step
+from stages.training.tuning import tune
 
 
 def main() -> None:
     begun = time.perf_counter()
-    fraction = parse_arguments().fraction
-    params = load_params()
-    runtime = start_runtime(params)
+    arguments = parse_arguments()
+    fraction, size = arguments.fraction, arguments.size
+    params = of_size(load_params(), size)
+    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
     examiner = Examiner.open(params, runtime)
-    item = f"supervised/{fraction}"
-    settings, at_once = grid(params, fraction), params.runtime.trainings_at_once
-    finished = side_by_side(
-        [
-            partial(train, item, params, fraction, 0, setting, number)
-            for number, setting in enumerate(settings)
-        ],
+    item = item_of("supervised", fraction, size)
+    tuned = tune(
+        partial(train, item, params, fraction),
+        grid(params, fraction),
+        settings_of,
+        seed_pairs(subsets_of(params, size), params.finetune.initialisations),
+        examiner,
         runtime,
-        at_once,
-        import_ahead,
-    )
-    tried = [
-        {**settings_of(setting), "validation_accuracy": examiner.choose(trained.model)}
-        for setting, trained in zip(settings, finished, strict=True)
-    ]
-    best = max(range(len(tried)), key=lambda number: tried[number]["validation_accuracy"])
-    rest = side_by_side(
-        [
-            partial(train, item, params, fraction, seed, settings[best], best)
-            for seed in range(1, params.finetune.seeds)
-        ],
-        runtime,
-        at_once,
+        params.runtime.trainings_at_once,
     )
     conclude(
         item,
-        [finished[best], *rest],
+        tuned.trained,
         examiner,
         begun=begun,
         params=params.supervised.model_dump(),
-        grid=tried,
+        grid=tuned.tried,
     )
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stages.supervised", description=__doc__)
     parser.add_argument("--fraction", required=True, help="one of finetune.label_fractions")
+    parser.add_argument("--size", help="one of sizes.encoders (default: pretrain.encoder)")
     return parser.parse_args()
 
 
@@ -102,36 +91,35 @@ def train(
     item: str,
     params: Params,
     fraction: str,
-    seed: int,
+    pair: SeedPair,
     setting: Schooling,
     number: int,
     runtime: Runtime,
 ) -> Trained:
     """Train one network from scratch; `number` is the setting's place in the grid."""
-    labelled = open_split("train", params, keys=labelled_keys(fraction, seed))
-    setting = replace(setting, seed=seed)
+    labelled = open_split("train", params, keys=labelled_keys(fraction, pair.subset))
+    setting = replace(setting, seed=pair.seed)
     architecture = {
         **architecture_of(params),
         "from_layer": 0,
         "classes": len(labelled.class_names),
     }
-    seeded(seed)
+    seeded(pair.seed)
     classifier = runtime.place(build_from(architecture))
     state = setting.train(
-        f"{item} setting {number} seed {seed}",
+        f"{item} setting {number} {pair.folder}",
         classifier,
         labelled,
-        classify_step(runtime, params.supervised.precision, head_decay=setting.head_decay),
+        classify_step(runtime, head_decay=setting.head_decay),
         params,
         runtime,
-        Path("runs") / item / f"setting-{number}-seed-{seed}",
+        Path("runs") / item / f"setting-{number}-{pair.folder}",
         fingerprint(
             schooling=str(setting),
             data=labelled.fingerprint,
             shuffle_shards=params.data.shuffle_shards,
             keys=labelled.keys,
             architecture=architecture,
-            precision=params.supervised.precision,
             image_size=params.data.image_size,
         ),
     )
@@ -143,12 +131,12 @@ def train(
             "method": "supervised",
             "label_fraction": fraction,
             "labels": labelled.n_images,
-            "seed": seed,
+            **pair.facts,
             "seconds": round(state.seconds, 2),
             "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
             "chosen": settings_of(setting),
         },
-        folder=f"seed-{seed}",
+        folder=pair.folder,
     )
 
 

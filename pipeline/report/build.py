@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pipeline.report.claims import claims
 from pipeline.report.page import page
 from pipeline.report.provenance import (
     clock,
@@ -12,7 +13,7 @@ from pipeline.report.provenance import (
 )
 from pipeline.report.results import Study
 from pipeline.report.tables import csv_text, markdown_table
-from pipeline.report.verdict import claims, sentence
+from pipeline.report.verdict import sentence
 from stages.params import Params
 
 

@@ -5,6 +5,7 @@ Accuracies and differences are fractions in [0, 1]; the axes show percent and po
 
 from collections.abc import Callable, Sequence
 
+from pipeline.report.comparison import Difference, compare, points
 from pipeline.report.methods import Method, fraction_title
 from pipeline.report.results import Study
 from pipeline.report.svg import (
@@ -20,7 +21,6 @@ from pipeline.report.svg import (
     y_grid,
 )
 from pipeline.report.tables import chosen_at, percent
-from pipeline.report.verdict import Difference, compare, points
 
 Line = tuple[Method, list[tuple[int, float, float]]]  # (labels, mean, deviation), fewest first
 

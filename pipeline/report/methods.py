@@ -62,6 +62,20 @@ _SMALL = Method(
     "down",
     "7 3",
 )
+_SEMISUP = {
+    "pseudo_label": Method(
+        "pseudo_label",
+        "Pseudo-Label, from scratch, tuned",
+        "pseudo-l.",
+        True,
+        "pseudo",
+        "up",
+        "2 4",
+    ),
+    "fixmatch": Method(
+        "fixmatch", "FixMatch, from scratch, tuned", "FixMatch", True, "fixmatch", "square", "7 3"
+    ),
+}
 _LAYER_MARKERS: tuple[Marker, ...] = ("up", "circle", "down", "square", "diamond")
 
 
@@ -78,6 +92,19 @@ def finetuned(layer: int) -> Method:
     )
 
 
+def student(label_share: float) -> Method:
+    """A student of the grid of sizes, by the weight of true labels beside its teacher's."""
+    true = f" and true labels ({label_share:g})" if label_share else ""
+    return Method(
+        name=f"student_{label_share:g}_labels" if label_share else "student",
+        title=f"Student on soft labels{true}",
+        short="student",
+        uses_unlabelled=True,
+        colour="small",
+        marker="down",
+    )
+
+
 def methods_of(params: Params) -> list[Method]:
     """Every method these params ask for, in the report's order."""
     layers = [finetuned(layer) for layer in sorted(params.finetune.layers)]
@@ -85,6 +112,7 @@ def methods_of(params: Params) -> list[Method]:
         _RANDOM_LINEAR,
         _RANDOM_KNN,
         _SUPERVISED,
+        *(method for name, method in _SEMISUP.items() if name in params.semisup.methods),
         _LINEAR,
         _KNN,
         *layers,
@@ -101,10 +129,22 @@ def same_net(method: Method, params: Params) -> bool:
     return method.name != "distill_same" or encoder is None or encoder == params.pretrain.encoder
 
 
+def is_pretrained(method: Method) -> bool:
+    """Whether the method starts from contrastive pretraining: what the gain is asked of."""
+    return method.uses_unlabelled and method.name not in _SEMISUP
+
+
+def sized_record(method: Method, size: str, label_fraction: str) -> str:
+    """The record of a method for a net of another size."""
+    return f"sizes/{size}/{record_name(method, label_fraction)}"
+
+
 def record_name(method: Method, label_fraction: str) -> str:
     """The record a method's numbers are in: metrics/<this>.json."""
     if method.name.startswith("finetune_layer_"):
         return f"finetune/{label_fraction}"
+    if method.name in _SEMISUP:
+        return f"semisup/{method.name}/{label_fraction}"
     if method.name in {"supervised", "distill_same", "distill_small"}:
         return f"{method.name}/{label_fraction}"
     return f"probe/{label_fraction}"

@@ -9,8 +9,9 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.report.comparison import Difference, points
 from pipeline.report.results import Result, Study
-from pipeline.report.verdict import Difference, gain_at, points
+from pipeline.report.verdict import gain_at
 
 MOST_CLASSES = 24  # a larger matrix can't be read, so the worst confusions are listed instead
 

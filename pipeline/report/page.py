@@ -4,7 +4,10 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
+from pipeline.report.claims import claims
+from pipeline.report.comparison import Difference, means, points
 from pipeline.report.data import data_section
+from pipeline.report.efficiency import Efficiency
 from pipeline.report.gallery import map_section, neighbours_section, views_section
 from pipeline.report.label_plots import difference_plot, gain_plot, label_fraction_plot
 from pipeline.report.methods import fraction_title
@@ -21,15 +24,7 @@ from pipeline.report.results import Study
 from pipeline.report.tables import html_table, runs_table
 from pipeline.report.training import grid_section, label_curves_section, pretraining_section
 from pipeline.report.transfer import transfer_section
-from pipeline.report.verdict import (
-    Difference,
-    claims,
-    gain_at,
-    labels_for_same,
-    means,
-    points,
-    sentence,
-)
+from pipeline.report.verdict import gain_at, labels_for_same, sentence
 
 STYLE = Path(__file__).with_name("style.css")
 
@@ -123,13 +118,12 @@ def tiles(study: Study) -> str:
             (f"{before * 100:.1f} → {after * 100:.1f} %", f"supervised → ours {where}"),
         ]
         needed = labels_for_same(study, gain)
-        if needed is not None and needed[1] is not None and gain.ours.labels:
-            times = needed[1] / gain.ours.labels
-            sign = "≈ " if needed[0] == "=" else "> "
+        if needed is not None:
+            sign = "≈ " if needed.sign == "=" else "> "
             shown.append(
                 (
-                    f"{sign}{times:.1f}\N{MULTIPLICATION SIGN} labels",
-                    "the supervised net needs for the same accuracy",
+                    f"{sign}{needed.times:.1f}\N{MULTIPLICATION SIGN} labels",
+                    f"the supervised net needs for the same accuracy{_how_sure(needed)}",
                 )
             )
     if study.train_images is not None:
@@ -143,6 +137,13 @@ def tiles(study: Study) -> str:
         for value, what in shown
     )
     return f'<div class="tiles">{items}</div>' if items else ""
+
+
+def _how_sure(needed: Efficiency) -> str:
+    if needed.interval is None:
+        return ""
+    low, high = needed.interval
+    return f"; 95% interval {low:.1f} to {high:.1f}"
 
 
 def table_note(study: Study) -> str:

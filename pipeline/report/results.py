@@ -9,15 +9,17 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean, variance
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.report.methods import Method, methods_of, record_name
+from pipeline.report.methods import Method, methods_of, record_name, sized_record, student
+from pipeline.report.statistics import half_width
 from stages.errors import UserError
-from stages.params import Params
+from stages.params import Params, encoder_name
 from stages.records import read_json
 
 Record = dict[str, Any]
@@ -38,7 +40,30 @@ class Result:
     rows: list[Record]  # one per seed
 
     def by_seed(self) -> dict[int, float]:
-        return {int(row["seed"]): float(row["test_accuracy"]) for row in self.rows}
+        """Test accuracy by label subset, the mean over its initialisations."""
+        found: dict[int, list[float]] = {}
+        for row in self.rows:
+            found.setdefault(int(row["seed"]), []).append(float(row["test_accuracy"]))
+        return {seed: fmean(values) for seed, values in found.items()}
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the 95% interval of the mean over label subsets; None of one."""
+        return half_width([*self.by_seed().values()])
+
+    @property
+    def initialisations(self) -> int:
+        """Nets for each label subset."""
+        return len(self.rows) // max(len(self.by_seed()), 1)
+
+    @property
+    def spread_of_initialisations(self) -> float | None:
+        """Deviation among nets of one label subset, pooled; None where each has one net."""
+        found: dict[int, list[float]] = {}
+        for row in self.rows:
+            found.setdefault(int(row["seed"]), []).append(float(row["test_accuracy"]))
+        several = [variance(values) for values in found.values() if len(values) > 1]
+        return fmean(several) ** 0.5 if several else None
 
 
 @dataclass(frozen=True)
@@ -132,8 +157,51 @@ class Study:
                     found[method.name, fraction] = result
         return found
 
-    def _result(self, method: Method, fraction: str) -> Result | None:
-        name = record_name(method, fraction)
+    @cached_property
+    def own_size(self) -> str:
+        """The name of pretrain.encoder among the sizes."""
+        return encoder_name(self.params.pretrain.encoder)
+
+    @cached_property
+    def sizes(self) -> list[str]:
+        """Nets of the study of sizes that have been run, this one first."""
+        return [self.own_size, *(s for s in self.params.sizes.encoders if self.parameters_of(s))]
+
+    def sized(self, size: str, method: str, fraction: str) -> Result | None:
+        """A result of a net of this size; of the own size, that of the table."""
+        if size == self.own_size:
+            return self.results.get((method, fraction))
+        known = next((m for m in self.methods if m.name == method), None)
+        if known is None:
+            return None
+        return self._result(known, fraction, sized_record(known, size, fraction))
+
+    def students(self, fraction: str) -> list[tuple[str, str, Result]]:
+        """(teacher, student, result) of the grid of sizes, for each share of true labels."""
+        sizes = self.params.sizes
+        found = []
+        for teacher in (self.own_size, *sizes.encoders):
+            folder = "own" if teacher == self.own_size else teacher
+            for name in sizes.students:
+                for share in sizes.label_shares:
+                    record = f"students/{folder}/{name}/{fraction}"
+                    result = self._result(student(share), fraction, record)
+                    found += [(teacher, name, result)] if result else []
+        return found
+
+    def parameters_of(self, size: str) -> int:
+        """Parameters of a net of this size, from its results; 0 where it has none."""
+        for fraction in self.params.finetune.label_fractions:
+            for method in self.methods:
+                if method.name.startswith(("finetune", "supervised")):
+                    result = self.sized(size, method.name, fraction)
+                    for row in result.rows if result else ():
+                        if row.get("parameters"):
+                            return int(row["parameters"])
+        return 0
+
+    def _result(self, method: Method, fraction: str, record: str | None = None) -> Result | None:
+        name = record or record_name(method, fraction)
         numbers = self.record(name).get(method.name)
         if numbers is None:
             return None
@@ -148,7 +216,7 @@ class Study:
             mean=numbers["test_accuracy"]["mean"],
             std=numbers["test_accuracy"]["std"],
             validation_mean=numbers["validation_accuracy"]["mean"],
-            rows=sorted(rows, key=lambda row: row["seed"]),
+            rows=sorted(rows, key=lambda row: (row["seed"], row.get("initialisation", 0))),
         )
 
     @cached_property
@@ -158,7 +226,26 @@ class Study:
         by_stage: dict[str, None] = {}
         for method in self.methods:
             by_stage.update(dict.fromkeys(record_name(method, fraction) for fraction in fractions))
-        return ["shard", "pretrain", *by_stage, "transfer", "gallery"]
+        return ["shard", "pretrain", *by_stage, *self._records_of_sizes(), "transfer", "gallery"]
+
+    def _records_of_sizes(self) -> list[str]:
+        sizes = self.params.sizes
+        folders = ("own", *sizes.encoders)
+        return [
+            *(f"sizes/{name}/pretrain" for name in sizes.encoders),
+            *(
+                f"sizes/{name}/{stage}/{fraction}"
+                for name in sizes.encoders
+                for stage in ("supervised", "finetune")
+                for fraction in sizes.label_fractions
+            ),
+            *(
+                f"students/{teacher}/{name}/{fraction}"
+                for teacher in folders
+                for name in sizes.students
+                for fraction in sizes.label_fractions
+            ),
+        ]
 
     def curve(self, name: str, method: str | None = None) -> list[dict[str, float]]:
         """The rows of plots/NAME.csv, or those of one method; empty fields are left out."""

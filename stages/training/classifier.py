@@ -1,21 +1,22 @@
 """Training a classifier on labelled images, or a student on a teacher's soft labels."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stages.data.evaluation_views import EvaluationRecipe
 from stages.data.store import ImageStore
 from stages.evaluation.classify import accuracy, scores
 from stages.evaluation.features import outputs
+from stages.evaluation.predictions import reliability
 from stages.optim.schedules import scaled_lr
 from stages.params import OptimizerParams, Params, ViewParams, duration_in_steps
-from stages.training.batches import ViewLoader
+from stages.training.batches import Batch, ViewLoader
 from stages.training.images import open_images
 from stages.training.recipes import evaluation_recipe, optimizer_for, view_recipe
 from stages.training.runtime import Runtime
@@ -23,6 +24,9 @@ from stages.training.session import Session
 from stages.training.state import TrainState
 from stages.training.steps import Step
 from stages.training.watch import loss_watch
+
+# A loader to its batches of steps start..stop.
+Beside = Callable[[ViewLoader], Callable[[int, int], Iterator[Batch]]]
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,12 @@ class Schooling:
         runtime: Runtime,
         folder: Path,
         fingerprint: str,
+        beside: Beside | None = None,
     ) -> TrainState:
-        """Train `model` on the images of `store`; continues a working state in `folder`."""
+        """Train `model` on the images of `store`; continues a working state in `folder`.
+
+        `beside` adds to the batches what `train_step` needs more than labelled images.
+        """
         batch_size = min(self.batch_size, store.n_images)
         total_steps = duration_in_steps(self.duration, store.n_images, batch_size)
         warmup_steps = (
@@ -70,9 +78,7 @@ class Schooling:
         recipe = view_recipe(self.views, params.data.image_size)
         loader = ViewLoader(store, recipe, batch_size, n_views=1, seed=self.seed)
         peak_lr = scaled_lr(self.optimizer.base_lr, batch_size, self.optimizer.lr_scaling)
-        fused = runtime.fused_optimizer
-        optimizer = optimizer_for(model, self.optimizer, batch_size, fused=fused)
-        state = TrainState(model, optimizer)
+        state = TrainState(model, optimizer_for(model, self.optimizer, batch_size))
         session = Session(
             name=name,
             folder=folder,
@@ -87,8 +93,8 @@ class Schooling:
             tensorboard=params.runtime.tensorboard,
         )
         model.train()
-        with runtime.compiled(model):
-            session.run(runtime, state, loader.batches, train_step, loss_watch, loader.waited)
+        batches = loader.batches if beside is None else beside(loader)
+        session.run(runtime, state, batches, train_step, loss_watch, loader.waited)
         return state
 
 
@@ -127,23 +133,41 @@ class Examiner:
         logits_NK = outputs(model, self.validation, self.seen_as, self.runtime.device)
         return accuracy(logits_NK, torch.from_numpy(self.validation.classes))
 
-    def report(self, models: list[nn.Module]) -> list[dict[str, Any]]:
-        """Scores of each finished model on the test split, and its validation accuracy."""
+    def report(self, models: list[nn.Module]) -> "Examination":
+        """Each finished model on the test split, which is opened here and nowhere else."""
         test = self.open_test()
         classes_N = torch.from_numpy(test.classes)
-        rows = []
+        rows, logits_RNK = [], []
         for model in models:
             begun = time.perf_counter()
-            on_test = scores(outputs(model, test, self.seen_as, self.runtime.device), classes_N)
+            logits_NK = outputs(model, test, self.seen_as, self.runtime.device)
+            on_test = scores(logits_NK, classes_N)
             rows.append(
                 {
                     "test_accuracy": on_test.pop("accuracy"),
                     "validation_accuracy": self.choose(model),
                     **on_test,
+                    "reliability": reliability(logits_NK, classes_N),
                     "examination_seconds": round(time.perf_counter() - begun, 2),
                 }
             )
-        return rows
+            logits_RNK.append(logits_NK)
+        return Examination(test, rows, logits_RNK)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What the test split said of some models.
+
+    Attributes:
+        test: its images.
+        rows: scores of each model.
+        logits_RNK: answers of each of R models.
+    """
+
+    test: ImageStore
+    rows: list[dict[str, Any]]
+    logits_RNK: list[Tensor]
 
 
 def labelled_keys(fraction: str, seed: int) -> list[str]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -17,12 +18,13 @@ from stages.errors import INTERRUPTED_FILE, USER_MISTAKE_FILE, Interrupted, Stag
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-def relaunched(module: str, processes: int) -> bool:
+def relaunched(module: str, processes: int, arguments: Sequence[str] = ()) -> bool:
     """Run `module` in several processes if that is asked for and has not happened yet.
 
     Args:
         module: of the stage: "stages.pretrain".
         processes: training processes on this host.
+        arguments: of the module.
 
     Returns:
         True once all of them have ended well; False where this process is to do the work itself.
@@ -36,7 +38,7 @@ def relaunched(module: str, processes: int) -> bool:
         return False
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc-per-node", str(processes), "-m", module),
+        *("--nproc-per-node", str(processes), "-m", module, *arguments),
     ]
     with tempfile.TemporaryDirectory() as folder:
         told = {

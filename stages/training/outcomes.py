@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from stages.evaluation.predictions import write_predictions
 from stages.records import write_results
 from stages.training.classifier import Examiner
 from stages.training.products import write_product
@@ -53,8 +54,15 @@ def conclude(
         params: what the params file says of this stage.
         details: anything more for metrics/ITEM.run.json.
     """
-    scored = examiner.report([one.model for one in trained])
-    rows = [{**one.facts, **scores} for one, scores in zip(trained, scored, strict=True)]
+    examination = examiner.report([one.model for one in trained])
+    rows = [{**one.facts, **scores} for one, scores in zip(trained, examination.rows, strict=True)]
+    write_predictions(
+        Path("artifacts/predictions") / f"{item}.npz",
+        examination.test,
+        examination.logits_RNK,
+        rows,
+        examiner.seen_as,
+    )
     curve = [
         {"method": one.facts["method"], "seed": one.facts["seed"], **row}
         for one in trained

@@ -11,23 +11,6 @@ from stages.data.views import ViewRecipe
 from stages.optim.build import build_optimizer
 from stages.optim.schedules import scaled_lr
 from stages.params import OptimizerParams, Params, ViewParams
-from stages.training.runtime import Runtime
-
-
-def start_runtime(params: Params) -> Runtime:
-    """Device, threads and speed as params.yaml has them; processes as torchrun does.
-
-    Raises:
-        UserError: a GPU is asked for and none can be used.
-    """
-    runtime = params.runtime
-    return Runtime.start(
-        runtime.device,
-        runtime.threads,
-        channels_last=runtime.channels_last,
-        compile_mode=runtime.compile,
-        fused_optimizer=runtime.fused_optimizer,
-    )
 
 
 def view_recipe(views: ViewParams, image_size: int) -> ViewRecipe:
@@ -60,9 +43,7 @@ def evaluation_recipe(params: Params) -> EvaluationRecipe:
     )
 
 
-def optimizer_for(
-    model: nn.Module, optimizer: OptimizerParams, batch_size: int, *, fused: bool = False
-) -> Optimizer:
+def optimizer_for(model: nn.Module, optimizer: OptimizerParams, batch_size: int) -> Optimizer:
     """The optimizer of params.yaml at its peak learning rate for a batch of so many images."""
     return build_optimizer(
         optimizer.name,
@@ -73,7 +54,6 @@ def optimizer_for(
         nesterov=optimizer.nesterov,
         classic_momentum=optimizer.classic_momentum,
         trust_coefficient=optimizer.trust_coefficient,
-        fused=fused,
     )
 
 

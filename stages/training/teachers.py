@@ -76,7 +76,6 @@ def answers_over_views(
     answers_NK = torch.cat(rows).clone()  # inference tensors can't take part in training
 
     def answer(batch: Batch, _images: Tensor) -> Tensor:
-        positions_B = torch.from_numpy(batch.positions_B)
-        return answers_NK[positions_B.to(answers_NK.device, non_blocking=True)]
+        return answers_NK[torch.from_numpy(batch.positions_B).to(answers_NK.device)]
 
     return answer

@@ -19,6 +19,7 @@ NAMES = sorted(STAGES)
 # Keys that make the graph itself: they are in the names of the matrix items, so a stage that
 # runs for one of them needs no other trace of them.
 MATRIX_KEYS = {"finetune.label_fractions"}
+MATRIX_KEYS |= {"sizes.encoders", "sizes.students", "sizes.label_fractions"}
 # What only the stage subsets reads; the others depend on the subsets it makes.
 OF_THE_SUBSETS = {"finetune.label_lists"}
 # Where a run happens decides no result, so no stage is out of date when it changes; and a
@@ -152,5 +153,6 @@ def test_outs_of_different_stages_do_not_hold_each_other():
 
 def test_what_an_image_is_evaluated_as_makes_every_stage_that_scores_out_of_date():
     scoring = {"gallery", "probe", "supervised", "finetune", "transfer", "report"}
-    scoring |= {"distill_same", "distill_small"}
+    scoring |= {"distill_same", "distill_small", "semisup", "supervised_size", "finetune_size"}
+    scoring |= {"student", "own_student"}
     assert {stage for stage in NAMES if "evaluation" in declared(stage)} == scoring
