@@ -253,29 +253,33 @@ class _Reader:
 
     def _decode(self, rows_B: NDArray[np.int64]) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
         """(B, H, W, C), or a list of (H_i, W_i, C)."""
-        rows = rows_B.tolist()
         self._expect_what_follows(rows_B)
         height_B, width_B = (
             lengths[rows_B].astype(np.int64) for lengths in (self.table.height, self.table.width)
         )
         # One piece of memory for all: the system gives a large one in far fewer steps.
-        ends = np.cumsum(height_B * width_B * self.channels)
-        memory = np.empty(int(ends[-1]) if rows else 0, dtype=np.uint8)
-        places = [
-            part.reshape(height, width, self.channels)
-            for part, height, width in zip(
-                np.split(memory, ends[:-1]), height_B.tolist(), width_B.tolist(), strict=True
-            )
-        ]
+        pixels_B = height_B * width_B
+        memory = np.empty(int(pixels_B.sum()) * self.channels, dtype=np.uint8)
+        if self.one_size:
+            found = memory.reshape(-1, self.table.height[0], self.table.width[0], self.channels)
+            places = list(found)
+        else:
+            ends = (np.cumsum(pixels_B) * self.channels).tolist()
+            found = places = [
+                memory[start:end].reshape(height, width, self.channels)
+                for start, end, height, width in zip(
+                    [0, *ends], ends, height_B.tolist(), width_B.tolist(), strict=False
+                )
+            ]
         n_parts = 1
-        if _cores() > 1 and (height_B * width_B).mean() >= _WORTH_THREADS:
-            n_parts = min(len(rows), _PARTS_PER_CORE * _cores())
+        if len(rows_B) and _cores() > 1 and pixels_B.mean() >= _WORTH_THREADS:
+            n_parts = min(len(rows_B), _PARTS_PER_CORE * _cores())
         if n_parts > 1:
-            parts = ((rows[i::n_parts], places[i::n_parts]) for i in range(n_parts))
+            parts = ((rows_B[i::n_parts], places[i::n_parts]) for i in range(n_parts))
             list(self.pool.map(lambda part: self._decode_each(*part), parts))
         else:
-            self._decode_each(rows, places)
-        return memory.reshape(-1, *places[0].shape) if self.one_size and places else places
+            self._decode_each(rows_B, places)
+        return found
 
     def _expect_what_follows(self, rows_B: NDArray[np.int64]) -> None:
         """One who reads out of one or two shards goes through them in order."""
@@ -285,17 +289,16 @@ class _Reader:
         if last - first <= 1:
             self.shards.read_ahead(range(last + 1, min(last + 2, int(self.table.shard[-1]) + 1)))
 
-    def _decode_each(self, rows: Sequence[int], places: Sequence[NDArray[np.uint8]]) -> None:
-        for row, place_HWC in zip(rows, places, strict=True):
-            self._decode_one(row, place_HWC)
+    def _decode_each(self, rows_B: NDArray[np.int64], places: Sequence[NDArray[np.uint8]]) -> None:
+        """Each image to its place, (H, W, C)."""
+        table, read = self.table, self.shards.read
+        where = (column[rows_B].tolist() for column in (table.shard, table.offset, table.n_bytes))
+        for row, place_HWC, *at in zip(rows_B.tolist(), places, *where, strict=True):
+            data = read(*at)
+            if decode_plain_jpeg(data, self.channels, self.max_pixels, place_HWC) is None:
+                self._decode_with_pillow(row, data, place_HWC)
 
-    def _decode_one(self, row: int, place_HWC: NDArray[np.uint8]) -> None:
-        """One image to its place, (H, W, C)."""
-        table = self.table
-        shard, n_bytes = int(table.shard[row]), int(table.n_bytes[row])
-        data = self.shards.read(shard, int(table.offset[row]), n_bytes)
-        if decode_plain_jpeg(data, self.channels, self.max_pixels, place_HWC) is not None:
-            return
+    def _decode_with_pillow(self, row: int, data: bytes, place_HWC: NDArray[np.uint8]) -> None:
         try:
             pixels_HWC = decode(data, self.channels, self.max_pixels)
         except DamagedImageError as error:
