@@ -125,7 +125,7 @@ def _init(asked: argparse.Namespace) -> int:
         return 0
     profiles.replace_params(text, PARAMS_FILE, force=asked.force)
     print(f"{PARAMS_FILE} now fits {asked.folder}; run it with: make reproduce")
-    print("dvc does not watch that folder: when images join it, dvc repro --force shard")
+    print("images and labels that join that folder later are seen: dvc repro runs what they change")
     return 0
 
 

@@ -113,7 +113,9 @@ def image_files(
         what = "is not a folder" if root.exists() else "is not there"
         raise UserError(f"{root} {what}.\n  params.yaml, data.root must name a folder of images.")
     files, refused = [], []
-    for file in _walk(root, {_identity(folder) for folder in without if folder.exists()}):
+    for file in files_below(root, without):
+        if Path(file).suffix.lower() not in SUFFIXES:
+            continue
         problem = problem_of_name(file)
         if problem is None:
             files.append(file)
@@ -122,8 +124,13 @@ def image_files(
     return sorted(files), sorted(refused)
 
 
-def _walk(root: Path, visited: set[tuple[int, int]]) -> Iterator[str]:
-    """Files with an image's ending; links are followed, each folder is visited once."""
+def files_below(root: Path, without: Sequence[Path] = ()) -> Iterator[str]:
+    """Relative POSIX paths of files; links are followed, each folder is visited once.
+
+    Raises:
+        UserError: a folder that can't be read.
+    """
+    visited = {_identity(folder) for folder in without if folder.exists()}
     for folder, below, names in os.walk(root, onerror=_stop, followlinks=True):
         place = _identity(Path(folder))
         if place in visited:
@@ -133,7 +140,7 @@ def _walk(root: Path, visited: set[tuple[int, int]]) -> Iterator[str]:
         below[:] = sorted(name for name in below if not name.startswith("."))
         inside = Path(folder).relative_to(root).as_posix()
         for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+            if not name.startswith("."):
                 yield name if inside == "." else f"{inside}/{name}"
 
 
