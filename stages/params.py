@@ -118,6 +118,37 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class LogSpaced(Section):
+    """A grid of numbers at equal ratios, both ends in it."""
+
+    first: Annotated[Positive, Field(alias="from")]
+    last: Annotated[Positive, Field(alias="to")]
+    n: Annotated[int, Field(ge=2, le=1000, description="how many")]
+
+
+def _spaced(written: Any) -> Any:
+    """{from, to, n} as the numbers that it stands for; a list as it is."""
+    if not isinstance(written, dict):
+        return written
+    try:
+        grid = LogSpaced.model_validate(written)
+    except ValidationError:
+        raise ValueError("write a list, or {from: 0.000001, to: 100000.0, n: 45}") from None
+    ratio = math.log10(grid.last / grid.first) / (grid.n - 1)
+    return [float(f"{grid.first * 10 ** (ratio * k):.12g}") for k in range(grid.n)]
+
+
+L2Grid = Annotated[
+    list[Positive],
+    BeforeValidator(_spaced, json_schema_input_type=list[Positive] | LogSpaced),
+    Field(
+        min_length=1,
+        description="strengths of the penalty per image, a list or {from, to, n} at equal ratios; "
+        "the best on validation is kept",
+    ),
+]
+
+
 def problem_of_address(address: str) -> str | None:
     """Why an address of remote files can't be used, or None."""
     if "::" in address or not re.fullmatch(r"[!-~]+", address):
@@ -541,9 +572,7 @@ class ProbeParams(Section):
         Literal["lbfgs", "sgd"],
         Field(description="lbfgs: to the optimum, on evaluation views; sgd: on random crops"),
     ] = "lbfgs"
-    l2_grid: Annotated[
-        list[Positive], Field(min_length=1, description="lbfgs: the best on validation is kept")
-    ]
+    l2_grid: L2Grid
     max_iterations: Annotated[Count, Field(description="lbfgs")] = 200
     sgd: Annotated[TrainOnLabels | None, Field(description="for method sgd (SimCLR, B.6)")] = None
     knn_k: Annotated[Count, Field(description="neighbours; at most the number of labels is used")]
@@ -743,7 +772,7 @@ class TransferParams(Section):
     """Frozen features on other data sets, by a linear probe and kNN."""
 
     datasets: list[Literal["digits", "elpv"]]
-    l2_grid: Annotated[list[Positive], Field(min_length=1)]
+    l2_grid: L2Grid
     max_iterations: Count = 500
     seed: int = 0
 

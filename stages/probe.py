@@ -70,7 +70,7 @@ def main() -> None:
                 classifier = learn_by_sgd(name, encoder, labelled, params, seed, runtime)
                 scored = linear_scores(classifier, *sets[1:], params.probe)
             else:
-                scored = linear_probe(*sets, params.probe)
+                scored = linear_probe(*sets, params.probe, runtime.device)
             seconds = round(time.perf_counter() - begun_linear, 2)
             rows += [
                 {"method": linear, **common, **scored, "seconds": seconds},
@@ -105,12 +105,19 @@ def with_features(
 
 
 def linear_probe(
-    labelled: Labelled, validation: Labelled, test: Labelled, recipe: ProbeParams
+    labelled: Labelled,
+    validation: Labelled,
+    test: Labelled,
+    recipe: ProbeParams,
+    device: torch.device,
 ) -> dict[str, Any]:
-    """The regularisation that is best on validation, scored on test."""
+    """The regularisation that is best on validation, scored on test.
+
+    It is not fitted again with the validation labels: they are more than the fraction allows.
+    """
     features_ND, classes_N, n_classes = labelled
     path = regularisation_path(
-        features_ND, classes_N, n_classes, recipe.l2_grid, recipe.max_iterations
+        features_ND, classes_N, n_classes, recipe.l2_grid, recipe.max_iterations, device=device
     )
     chosen = max(path, key=lambda probe: accuracy(probe(validation[0]), validation[1]))
     return examined(

@@ -1,4 +1,4 @@
-"""A linear classifier on frozen features: logistic regression by full-batch L-BFGS.
+"""A linear classifier on frozen features: logistic regression, its L2 strength chosen by somebody.
 
 Shapes: N images, D width of the features, K classes.
 """
@@ -10,16 +10,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.evaluation.logistic_regression import (
+    Answer,
+    BinaryCrossEntropies,
+    CrossEntropy,
+    answers_along,
+)
+from stages.evaluation.principal_axes import PrincipalAxes
+
+TOLERANCE = 1e-6  # largest entry of the gradient at the minimum
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """Weights of a linear classifier on features that are standardised first."""
+    """Weights of a linear classifier on features that are standardised first.
+
+    Attributes:
+        mean_D: of the features it learnt from.
+        scale_D: their standard deviation, at least 1e-6.
+        weight_KD: of the standardised features.
+        bias_K: of the classes.
+        l2: strength of the penalty, per image: of mean cross entropy + l2 / 2 * ||W||^2.
+        converged: whether the gradient fell below TOLERANCE.
+    """
 
     mean_D: Tensor
     scale_D: Tensor
     weight_KD: Tensor
     bias_K: Tensor
     l2: float
+    converged: bool = True
 
     def __call__(self, features_ND: Tensor) -> Tensor:
         """Logits (N, K)."""
@@ -28,49 +49,68 @@ class LinearProbe:
 
 def regularisation_path(
     features_ND: Tensor,
-    classes_N: Tensor,
+    targets: Tensor,
     n_classes: int,
     l2_grid: Sequence[float],
     max_iterations: int,
+    tolerance: float = TOLERANCE,
+    device: torch.device = CPU,
 ) -> Iterator[LinearProbe]:
-    """Probes for every l2, from the strongest to the weakest, each started from the one before.
+    """Probes for every l2, from the strongest to the weakest.
 
-    Minimises mean cross entropy + l2 / 2 * ||W||^2 (the bias is free), a convex problem, so the
-    start changes the time and not the answer.
+    Args:
+        features_ND: float32 on any device; one copy of them, rotated, lies on `device` meanwhile.
+        targets: (N,) class numbers, or (N, K) zeros and ones where an image has several classes;
+            then every class is a regression of its own.
+        n_classes: K.
+        l2_grid: in any order.
+        max_iterations: of L-BFGS, for each l2.
+        tolerance: largest entry of the gradient at the minimum.
+        device: where the work is done; the probes come back to the CPU.
     """
-    mean_D = features_ND.mean(dim=0)
-    scale_D = features_ND.std(dim=0, correction=0).clamp(min=1e-6)
-    inputs_ND = (features_ND - mean_D) / scale_D
-    weight_KD = torch.zeros(n_classes, inputs_ND.shape[1])
-    bias_K = torch.zeros(n_classes)
-    for l2 in sorted(l2_grid, reverse=True):
-        weight_KD, bias_K = _minimise(inputs_ND, classes_N, weight_KD, bias_K, l2, max_iterations)
-        yield LinearProbe(mean_D, scale_D, weight_KD, bias_K, l2)
+    axes = PrincipalAxes.of(features_ND, device)
+    if targets.dim() == 1:
+        loss = CrossEntropy(axes, features_ND, targets[None], n_classes)
+    else:
+        loss = BinaryCrossEntropies(axes, features_ND, targets.T.float().contiguous(), n_classes)
+    for answer in answers_along(loss, l2_grid, tolerance, max_iterations):
+        bias_K = answer.point.theta_KE[:, -1]
+        if targets.dim() == 1:  # a softmax does not see what is added to all: the answer with sum 0
+            bias_K = bias_K - bias_K.mean()
+        yield _probe(axes, answer, bias_K)
 
 
-def _minimise(
-    inputs_ND: Tensor,
-    classes_N: Tensor,
-    weight_KD: Tensor,
-    bias_K: Tensor,
-    l2: float,
+def _probe(axes: PrincipalAxes, answer: Answer, bias_K: Tensor) -> LinearProbe:
+    weight_KD = answer.point.theta_KE[:, :-1] @ axes.axes_DR.T
+    tensors = (axes.mean_D, axes.scale_D, weight_KD, bias_K)
+    return LinearProbe(*(tensor.cpu() for tensor in tensors), answer.l2, answer.converged)
+
+
+def refitted(
+    chosen_l2: float,
+    n_chosen_on: int,
+    features_ND: Tensor,
+    targets: Tensor,
+    n_classes: int,
     max_iterations: int,
-) -> tuple[Tensor, Tensor]:
-    weight_KD, bias_K = weight_KD.clone().requires_grad_(), bias_K.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [weight_KD, bias_K],
-        max_iter=max_iterations,
-        tolerance_grad=1e-6,
-        tolerance_change=1e-10,
-        line_search_fn="strong_wolfe",
+    device: torch.device = CPU,
+) -> LinearProbe:
+    """The probe of more images, at the penalty that was chosen with fewer (SimCLR, B.8).
+
+    The whole penalty stays what it was while the images become more, as in an objective that sums
+    over them (C of scikit-learn): per image, as here, it is weaker by their ratio.
+
+    Args:
+        chosen_l2: per image, chosen with `n_chosen_on` of them.
+        n_chosen_on: how many the probes that were compared had learnt from.
+        features_ND: of all images to learn from now.
+        targets: of all.
+        n_classes: K.
+        max_iterations: of L-BFGS.
+        device: where the work is done.
+    """
+    l2 = chosen_l2 * n_chosen_on / len(features_ND)
+    (probe,) = regularisation_path(
+        features_ND, targets, n_classes, [l2], max_iterations, device=device
     )
-
-    def objective() -> Tensor:
-        optimizer.zero_grad()
-        logits_NK = F.linear(inputs_ND, weight_KD, bias_K)
-        loss = F.cross_entropy(logits_NK, classes_N) + l2 / 2 * weight_KD.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(objective)  # type: ignore[arg-type]
-    return weight_KD.detach(), bias_K.detach()
+    return probe

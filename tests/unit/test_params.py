@@ -162,3 +162,15 @@ def test_durations_become_steps_once(duration: str, n_images: int, batch_size: i
 def test_label_fractions_keep_their_spelling(written: dict[str, Any]):
     written["finetune"]["label_fractions"] = [0.01, "10_per_class", 1.0]
     assert check_params(written).finetune.label_fractions == ["0.01", "10_per_class", "1.0"]
+
+
+def test_a_grid_of_equal_ratios_is_the_papers_list(written: dict[str, Any]):
+    written["transfer"]["l2_grid"] = {"from": 0.000001, "to": 100000.0, "n": 45}
+    grid = check_params(written).transfer.l2_grid
+    assert (grid[0], grid[4], grid[44], len(grid)) == (1e-6, 1e-5, 1e5, 45)
+    assert grid[1] == pytest.approx(10**-5.75)
+
+
+@pytest.mark.parametrize("grid", [{"from": 1, "to": 2}, {"from": 0, "to": 1, "n": 3}, []])
+def test_a_grid_that_is_none_is_refused(written: dict[str, Any], grid: Any):
+    assert "probe.l2_grid: " in message_for(written, "probe.l2_grid", grid)
