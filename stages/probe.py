@@ -187,7 +187,7 @@ def examined(
     test_classes: Tensor,
     chosen: dict[str, Any],
 ) -> dict[str, Any]:
-    on_test = scores(test_logits, test_classes)
+    on_test = scores(test_logits, test_classes, (validation_logits, validation_classes))
     return {
         "test_accuracy": on_test.pop("accuracy"),
         "validation_accuracy": accuracy(validation_logits, validation_classes),

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from stages.data.evaluation_views import EvaluationRecipe
 from stages.data.store import ImageStore
+from stages.evaluation.calibration import BINS
 
-BINS = 15  # of confidence, as usual (Guo et al. 2017)
 MISTAKES_SHOWN = 12  # of a net
 LARGEST_PICTURE = 96  # pixels; a larger one is scaled down
 

@@ -130,22 +130,21 @@ class Examiner:
 
     def choose(self, model: nn.Module) -> float:
         """Validation accuracy, the only figure a choice may look at."""
-        logits_NK = outputs(model, self.validation, self.seen_as, self.runtime.device)
-        return accuracy(logits_NK, torch.from_numpy(self.validation.classes))
+        return accuracy(*self._on(self.validation, model))
 
     def report(self, models: list[nn.Module]) -> "Examination":
         """Each finished model on the test split, which is opened here and nowhere else."""
         test = self.open_test()
-        classes_N = torch.from_numpy(test.classes)
         rows, logits_RNK = [], []
         for model in models:
             begun = time.perf_counter()
-            logits_NK = outputs(model, test, self.seen_as, self.runtime.device)
-            on_test = scores(logits_NK, classes_N)
+            on_validation = self._on(self.validation, model)
+            logits_NK, classes_N = self._on(test, model)
+            on_test = scores(logits_NK, classes_N, on_validation)
             rows.append(
                 {
                     "test_accuracy": on_test.pop("accuracy"),
-                    "validation_accuracy": self.choose(model),
+                    "validation_accuracy": accuracy(*on_validation),
                     **on_test,
                     "reliability": reliability(logits_NK, classes_N),
                     "examination_seconds": round(time.perf_counter() - begun, 2),
@@ -153,6 +152,11 @@ class Examiner:
             )
             logits_RNK.append(logits_NK)
         return Examination(test, rows, logits_RNK)
+
+    def _on(self, store: ImageStore, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """Logits (N, K) and classes (N,) of a store."""
+        logits_NK = outputs(model, store, self.seen_as, self.runtime.device)
+        return logits_NK, torch.from_numpy(store.classes)
 
 
 @dataclass(frozen=True)
