@@ -23,7 +23,7 @@ from stages.errors import UserError, run_stage
 from stages.params import Params, load_params
 from stages.training.batches import ViewLoader
 from stages.training.pretraining import build_state, load_views, open_store, passes_of, step_of
-from stages.training.recipes import architecture_of
+from stages.training.recipes import architecture_of, start_runtime
 from stages.training.runtime import Runtime
 
 ROUNDS = 3  # of the three, in turn, so that a busy machine slows all alike
@@ -120,7 +120,7 @@ def measure(params: Params, seconds: float, batch_size: int | None = None) -> Me
     Raises:
         UserError: no shards, or a batch that can't be.
     """
-    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
+    runtime = start_runtime(params)
     if batch_size is None:
         batch_size = params.pretrain.batch_size // params.runtime.processes
     if batch_size < 2:

@@ -23,7 +23,7 @@ from stages.training.classifier import Examiner, Schooling, labelled_keys, open_
 from stages.training.fingerprint import fingerprint
 from stages.training.outcomes import Trained, conclude
 from stages.training.products import build_from, read_product, seeded
-from stages.training.recipes import view_recipe
+from stages.training.recipes import start_runtime, view_recipe
 from stages.training.runtime import Runtime
 from stages.training.side_by_side import side_by_side
 from stages.training.sizes import (
@@ -69,7 +69,7 @@ def main() -> None:
         lessons = [lesson_of_the_chain(params, arguments.student, fraction)]
     else:
         lessons = lessons_of_the_sizes(params, arguments.student, arguments.teacher, fraction)
-    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
+    runtime = start_runtime(params)
     examiner = Examiner.open(params, runtime)
     tasks = [
         partial(distill, params, fraction, lesson, seed)
@@ -150,6 +150,7 @@ def distill(params: Params, fraction: str, lesson: Lesson, seed: int, runtime: R
             answers_of(runtime.place(teacher), store, params, student, seed, runtime),
             student.temperature,
             lesson.label_share,
+            distilling.precision,
             scale_by_temperature_squared=distilling.scale_by_temperature_squared,
         ),
         params,
@@ -159,6 +160,7 @@ def distill(params: Params, fraction: str, lesson: Lesson, seed: int, runtime: R
             schooling=str(schooling),
             student=student.model_dump(),
             teacher_views=distilling.teacher_views,
+            precision=distilling.precision,
             label_share=lesson.label_share,
             scale_by_temperature_squared=distilling.scale_by_temperature_squared,
             data=store.fingerprint,
@@ -196,7 +198,7 @@ def answers_of(
 ) -> Answers:
     """The soft labels: of the view at hand, or made once over several."""
     if params.distill.teacher_views == 0:
-        return answers_to_the_same_view(teacher, runtime)
+        return answers_to_the_same_view(teacher, runtime, params.distill.precision)
     return answers_over_views(
         teacher,
         store,

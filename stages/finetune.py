@@ -13,6 +13,7 @@ from stages.training.classifier import Examiner, Schooling, labelled_keys, open_
 from stages.training.fingerprint import fingerprint
 from stages.training.outcomes import Trained, conclude
 from stages.training.products import read_card, read_product, seeded
+from stages.training.recipes import start_runtime
 from stages.training.runtime import Runtime
 from stages.training.seeds import SeedPair, seed_pairs
 from stages.training.side_by_side import side_by_side
@@ -25,7 +26,7 @@ def main() -> None:
     arguments = parse_arguments()
     fraction, size = arguments.fraction, arguments.size
     params = of_size(load_params(), size)
-    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
+    runtime = start_runtime(params)
     examiner = Examiner.open(params, runtime)
     item = item_of("finetune", fraction, size)
     pairs = seed_pairs(subsets_of(params, size), params.finetune.initialisations)
@@ -80,7 +81,7 @@ def finetune(
         f"{item} layer {layer} {pair.folder}",
         classifier,
         labelled,
-        classify_step(runtime, head_decay=schooling.head_decay),
+        classify_step(runtime, params.finetune.precision, head_decay=schooling.head_decay),
         params,
         runtime,
         Path("runs") / item / f"layer-{layer}-{pair.folder}",
@@ -91,6 +92,7 @@ def finetune(
             keys=labelled.keys,
             layer=layer,
             zero_init=params.finetune.zero_init,
+            precision=params.finetune.precision,
             pretrained=read_card(product)["weights_sha256"],
             image_size=params.data.image_size,
         ),

@@ -32,6 +32,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
+Precision = Annotated[
+    Literal["float32", "bfloat16"],
+    Field(description="of the network while it trains; weights and losses are float32 always"),
+]
+
 REMOTE_SCHEMES = ("s3", "gs", "http", "https")
 
 ResizeKernel = Literal["bicubic_tf2", "bicubic_tf1", "bilinear_antialias", "bicubic_antialias"]
@@ -505,7 +510,7 @@ class PretrainParams(Section):
     loss: LossParams = LossParams()
     memory: MemoryParams = MemoryParams()
     optimizer: OptimizerParams
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     seed: int = 0
     online_probe: OnlineProbeParams = OnlineProbeParams()
     on_non_finite: Annotated[
@@ -603,6 +608,7 @@ class SupervisedParams(Section):
     warmup: Duration | None = None
     batch_size: Count
     optimizer: OptimizerParams
+    precision: Precision = "float32"
     overrides: Annotated[
         dict[LabelFraction, SupervisedOverride], Field(description="by label fraction")
     ] = {}
@@ -642,6 +648,7 @@ class FinetuneParams(TrainOnLabels):
         Field(ge=1, le=100, description="nets per label subset, from scratch and fine-tuned"),
     ] = 1
     zero_init: Annotated[bool, Field(description="start the linear classifier at zero")] = True
+    precision: Precision = "float32"
     overrides: Annotated[
         dict[LabelFraction, FinetuneOverride], Field(description="by label fraction")
     ] = {}
@@ -696,6 +703,7 @@ class DistillParams(Section):
     warmup: Duration | None = None
     views: LabelledViewParams = LabelledViewParams()
     optimizer: OptimizerParams
+    precision: Precision = "float32"
     same: Annotated[StudentParams, Field(description="self-distillation, the teacher's size")]
     small: Annotated[StudentParams, Field(description="a smaller student of the self-distilled")]
 
@@ -810,6 +818,16 @@ class RuntimeParams(Section):
         Literal["none", "groups", "blocks"],
         Field(description="pretraining activations computed again backwards instead of kept"),
     ] = "none"
+    channels_last: Annotated[
+        bool | Literal["auto"], Field(description="memory layout; auto: true")
+    ] = "auto"
+    compile: Annotated[
+        Literal["auto", "none", "default", "reduce-overhead", "max-autotune"],
+        Field(description="torch.compile's mode for what is trained; auto: none"),
+    ] = "auto"
+    fused_optimizer: Annotated[
+        bool | Literal["auto"], Field(description="of adamw; auto: on a GPU")
+    ] = "auto"
     save_every_seconds: Positive = 60.0
     log_every_steps: Count = 50
     tensorboard: Annotated[
@@ -827,6 +845,15 @@ class RuntimeParams(Section):
         str, Field(min_length=1, description="where shards of data.shards_at are kept")
     ] = "data/cache"
     cache_gigabytes: Annotated[Positive, Field(description="that they may take on disk")] = 50.0
+
+    @model_validator(mode="after")
+    def _what_is_compiled_is_not_recomputed(self) -> Self:
+        if self.compile not in {"auto", "none"} and self.recompute != "none":
+            raise ValueError(
+                f"compile: {self.compile} and recompute: {self.recompute} don't go together; "
+                "the compiler chooses what to recompute"
+            )
+        return self
 
 
 # Of pretraining, what only watches: it decides nothing before a run has gone wrong, and what it

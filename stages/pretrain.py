@@ -31,7 +31,7 @@ from stages.training.pretraining import (
     step_of,
 )
 from stages.training.products import write_product
-from stages.training.recipes import architecture_of
+from stages.training.recipes import architecture_of, start_runtime
 from stages.training.recovery import Guard
 from stages.training.runtime import Runtime
 from stages.training.session import Session, write_curve
@@ -51,7 +51,7 @@ def main(size: str | None = None) -> None:
         return
     if relaunched("stages.pretrain", params.runtime.processes, ["--size", size] if size else []):
         return
-    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
+    runtime = start_runtime(params)
     store = open_store(params)
     loader = load_views(params, store, runtime, pretrain.batch_size)
     architecture = architecture_of(params)
@@ -59,15 +59,16 @@ def main(size: str | None = None) -> None:
     state = build_state(pretrain, architecture, loader.batch_size, runtime, recompute)
     passes = passes_of(params, state, loader, runtime, Path("runs") / item)
     session = plan_session(params, store, loader, item)
-    session.run(
-        runtime,
-        state,
-        loader.batches,
-        step_of(pretrain, runtime, passes),
-        lambda watched: contrastive_watch(watched, pretrain.temperature),
-        loader.waited,
-        open_online_probe(params, store.n_images, loader.batch_size, runtime),
-    )
+    with runtime.compiled(state.model, *state.beside.values()):
+        session.run(
+            runtime,
+            state,
+            loader.batches,
+            step_of(pretrain, runtime, passes),
+            lambda watched: contrastive_watch(watched, pretrain.temperature),
+            loader.waited,
+            open_online_probe(params, store.n_images, loader.batch_size, runtime),
+        )
     if runtime.is_main:
         finish(params, state, store, session, architecture)
     runtime.stop()
@@ -169,7 +170,7 @@ def take_over(params: Params, folder: Path) -> None:
             "  Copy it to a folder elsewhere, and name that."
         )
     begun = time.perf_counter()
-    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
+    runtime = start_runtime(params)
     if runtime.is_main:
         alone = Runtime(runtime.device)
         architecture = architecture_of(params)

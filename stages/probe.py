@@ -28,7 +28,7 @@ from stages.records import write_results
 from stages.training.classifier import Schooling, labelled_keys, open_split
 from stages.training.fingerprint import fingerprint
 from stages.training.products import build_from, read_product, seeded
-from stages.training.recipes import evaluation_recipe
+from stages.training.recipes import evaluation_recipe, start_runtime
 from stages.training.runtime import Runtime
 from stages.training.steps import classify_step
 
@@ -40,7 +40,7 @@ def main() -> None:
     fraction = parse_arguments().fraction
     params = load_params()
     import_ahead()
-    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
+    runtime = start_runtime(params)
     pretrained, card = read_product(PRETRAINED)
     assert isinstance(pretrained, SimCLR)
     validation, test = open_split("validation", params), open_split("test", params)

@@ -19,7 +19,7 @@ from stages.training.fingerprint import fingerprint
 from stages.training.images import open_images
 from stages.training.outcomes import Trained, conclude
 from stages.training.products import build_from, seeded
-from stages.training.recipes import architecture_of, view_recipe
+from stages.training.recipes import architecture_of, start_runtime, view_recipe
 from stages.training.runtime import Runtime
 from stages.training.seeds import SeedPair, seed_pairs
 from stages.training.semisup import beside, fixmatch_step, pseudo_label_step
@@ -35,7 +35,7 @@ def main() -> None:
             f"{arguments.method} is not asked for.\n"
             f"  semisup.methods in params.yaml names: {', '.join(params.semisup.methods) or 'none'}"
         )
-    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
+    runtime = start_runtime(params)
     examiner = Examiner.open(params, runtime)
     item = f"semisup/{arguments.method}/{arguments.fraction}"
     tuned = tune(

@@ -18,7 +18,7 @@ from stages.training.classifier import Examiner, Schooling, labelled_keys, open_
 from stages.training.fingerprint import fingerprint
 from stages.training.outcomes import Trained, conclude
 from stages.training.products import build_from, seeded
-from stages.training.recipes import architecture_of
+from stages.training.recipes import architecture_of, start_runtime
 from stages.training.runtime import Runtime
 from stages.training.seeds import SeedPair, seed_pairs
 from stages.training.sizes import item_of, of_size, subsets_of
@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parse_arguments()
     fraction, size = arguments.fraction, arguments.size
     params = of_size(load_params(), size)
-    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
+    runtime = start_runtime(params)
     examiner = Examiner.open(params, runtime)
     item = item_of("supervised", fraction, size)
     tuned = tune(
@@ -110,7 +110,7 @@ def train(
         f"{item} setting {number} {pair.folder}",
         classifier,
         labelled,
-        classify_step(runtime, head_decay=setting.head_decay),
+        classify_step(runtime, params.supervised.precision, head_decay=setting.head_decay),
         params,
         runtime,
         Path("runs") / item / f"setting-{number}-{pair.folder}",
@@ -120,6 +120,7 @@ def train(
             shuffle_shards=params.data.shuffle_shards,
             keys=labelled.keys,
             architecture=architecture,
+            precision=params.supervised.precision,
             image_size=params.data.image_size,
         ),
     )

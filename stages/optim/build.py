@@ -20,6 +20,7 @@ def build_optimizer(
     nesterov: bool | None = None,
     classic_momentum: bool = True,
     trust_coefficient: float = 0.001,
+    fused: bool = False,
 ) -> Optimizer:
     """An optimizer over a module's trainable parameters.
 
@@ -33,6 +34,7 @@ def build_optimizer(
         nesterov: of lars and sgd; None: as officially, sgd with and lars without.
         classic_momentum: of lars and sgd, see `LARS`; without it sgd is torch's own.
         trust_coefficient: of lars.
+        fused: of adamw: all of a step in one kernel. Lars and sgd work on lists of weights anyhow.
 
     Raises:
         ValueError: no optimizer has that name, or the module has nothing to train.
@@ -48,7 +50,7 @@ def build_optimizer(
         case "sgd":  # LARS that adapts nothing
             nesterov = nesterov is not False
         case "adamw":
-            return torch.optim.AdamW(groups, lr)
+            return torch.optim.AdamW(groups, lr, fused=fused or None)
     return LARS(
         groups,
         lr,

@@ -78,7 +78,9 @@ class Schooling:
         recipe = view_recipe(self.views, params.data.image_size)
         loader = ViewLoader(store, recipe, batch_size, n_views=1, seed=self.seed)
         peak_lr = scaled_lr(self.optimizer.base_lr, batch_size, self.optimizer.lr_scaling)
-        state = TrainState(model, optimizer_for(model, self.optimizer, batch_size))
+        fused = runtime.fused_optimizer
+        optimizer = optimizer_for(model, self.optimizer, batch_size, fused=fused)
+        state = TrainState(model, optimizer)
         session = Session(
             name=name,
             folder=folder,
@@ -94,7 +96,8 @@ class Schooling:
         )
         model.train()
         batches = loader.batches if beside is None else beside(loader)
-        session.run(runtime, state, batches, train_step, loss_watch, loader.waited)
+        with runtime.compiled(model):
+            session.run(runtime, state, batches, train_step, loss_watch, loader.waited)
         return state
 
 

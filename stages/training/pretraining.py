@@ -76,7 +76,9 @@ def build_state(
         elif runtime.world_size > 1:
             use_global_batch_norm(module, dist.group.WORLD)
     model.train()
-    return TrainState(model, optimizer_for(model, pretrain.optimizer, batch_size), beside=beside)
+    fused = runtime.fused_optimizer
+    optimizer = optimizer_for(model, pretrain.optimizer, batch_size, fused=fused)
+    return TrainState(model, optimizer, beside=beside)
 
 
 def passes_of(

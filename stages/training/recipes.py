@@ -11,6 +11,23 @@ from stages.data.views import ViewRecipe
 from stages.optim.build import build_optimizer
 from stages.optim.schedules import scaled_lr
 from stages.params import OptimizerParams, Params, ViewParams
+from stages.training.runtime import Runtime
+
+
+def start_runtime(params: Params) -> Runtime:
+    """Device, threads and speed as params.yaml has them; processes as torchrun does.
+
+    Raises:
+        UserError: a GPU is asked for and none can be used.
+    """
+    runtime = params.runtime
+    return Runtime.start(
+        runtime.device,
+        runtime.threads,
+        channels_last=runtime.channels_last,
+        compile_mode=runtime.compile,
+        fused_optimizer=runtime.fused_optimizer,
+    )
 
 
 def view_recipe(views: ViewParams, image_size: int) -> ViewRecipe:
@@ -43,7 +60,9 @@ def evaluation_recipe(params: Params) -> EvaluationRecipe:
     )
 
 
-def optimizer_for(model: nn.Module, optimizer: OptimizerParams, batch_size: int) -> Optimizer:
+def optimizer_for(
+    model: nn.Module, optimizer: OptimizerParams, batch_size: int, *, fused: bool = False
+) -> Optimizer:
     """The optimizer of params.yaml at its peak learning rate for a batch of so many images."""
     return build_optimizer(
         optimizer.name,
@@ -54,6 +73,7 @@ def optimizer_for(model: nn.Module, optimizer: OptimizerParams, batch_size: int)
         nesterov=optimizer.nesterov,
         classic_momentum=optimizer.classic_momentum,
         trust_coefficient=optimizer.trust_coefficient,
+        fused=fused,
     )
 
 

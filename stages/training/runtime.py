@@ -6,8 +6,9 @@ import signal
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -29,20 +30,38 @@ class Runtime:
         rank: 0 is the main process.
         world_size: processes that train one network together.
         is_alone: no other training shares its terminal.
+        channels_last: memory layout of images and convolution weights.
+        compile_mode: of `torch.compile` for what is trained; None: as it is written.
+        fused_optimizer: one kernel per list of weights, where torch has it.
     """
 
     device: torch.device
     rank: int = 0
     world_size: int = 1
     is_alone: bool = True
+    channels_last: bool = True
+    compile_mode: str | None = None
+    fused_optimizer: bool = False
 
     @classmethod
-    def start(cls, device: str, threads: int) -> "Runtime":
+    def start(
+        cls,
+        device: str,
+        threads: int,
+        *,
+        channels_last: bool | Literal["auto"] = "auto",
+        compile_mode: str = "auto",
+        fused_optimizer: bool | Literal["auto"] = "auto",
+    ) -> "Runtime":
         """Set up the device and, under torchrun, the process group.
 
         Args:
             device: "auto" (a GPU where there is one), "cpu" or "cuda".
             threads: CPU threads of this process; 0: all cores.
+            channels_last: "auto": yes, which was the quicker on CPUs.
+            compile_mode: "none" or a mode of `torch.compile`; "auto": none, see
+                pipeline/docs/training.md.
+            fused_optimizer: "auto": on a GPU.
 
         Raises:
             UserError: a GPU is asked for and none can be used.
@@ -57,15 +76,22 @@ class Runtime:
         keep_freed_memory()
         on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        build = partial(
+            cls,
+            channels_last=channels_last is True or channels_last == "auto",
+            compile_mode=None if compile_mode in {"auto", "none"} else compile_mode,
+            fused_optimizer=on_gpu if fused_optimizer == "auto" else fused_optimizer,
+        )
         if world_size == 1:
-            return cls(torch.device("cuda" if on_gpu else "cpu"))
+            return build(torch.device("cuda" if on_gpu else "cpu"))
         local_rank = int(os.environ["LOCAL_RANK"])
         if on_gpu:
             torch.cuda.set_device(local_rank)
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if on_gpu else "gloo")
+            # What lies on the CPU goes by gloo, so that agreeing to stop waits for no GPU.
+            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
         place = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
-        return cls(place, dist.get_rank(), world_size)
+        return build(place, dist.get_rank(), world_size)
 
     @property
     def is_main(self) -> bool:
@@ -78,12 +104,26 @@ class Runtime:
             dist.destroy_process_group()
 
     def place(self, module: Module) -> Module:
-        """The module on the device, convolution weights in channels_last."""
-        return module.to(self.device).to(memory_format=torch.channels_last)
+        """The module on the device, in the memory layout that its images have, too."""
+        module = module.to(self.device)
+        return module.to(memory_format=torch.channels_last) if self.channels_last else module
 
     def arrange(self, images_BCHW: Tensor) -> Tensor:
         """Images in the memory layout of the module's weights."""
-        return images_BCHW.contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return images_BCHW.contiguous(memory_format=layout)
+
+    @contextmanager
+    def compiled(self, *modules: nn.Module) -> Generator[None]:
+        """Within it, calls of these modules run compiled, if this process compiles at all."""
+        for module in modules:
+            if self.compile_mode is not None:
+                module.compile(mode=self.compile_mode)
+        try:
+            yield
+        finally:
+            for module in modules:
+                module._compiled_call_impl = None
 
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
         """bfloat16 where it is asked for; float32 otherwise."""
@@ -106,10 +146,13 @@ class Runtime:
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def any_process(self, flag: bool) -> bool:
-        """Whether the flag is set in any training process, so that all act on it together."""
+        """Whether the flag is set in any training process, so that all act on it together.
+
+        On a GPU it waits for the other processes, but not for what the devices have yet to do.
+        """
         if self.world_size == 1:
             return flag
-        flags = torch.tensor(int(flag), device=self.device)
+        flags = torch.tensor(int(flag))
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return bool(flags.item())
 

@@ -116,7 +116,8 @@ def classify_step(runtime: Runtime, precision: str = "float32", *, head_decay: f
         assert batch.classes_B is not None
         with runtime.autocast(precision):
             logits_BK = state.model(images_BCHW)
-        loss = F.cross_entropy(logits_BK.float(), batch.classes_B.to(runtime.device))
+        classes_B = batch.classes_B.to(runtime.device, non_blocking=True)
+        loss = F.cross_entropy(logits_BK.float(), classes_B)
         decay = supervised_head_decay(state.model, head_decay) if head_decay else 0.0
         _update(state, loss + decay, runtime)
         return {"loss": loss.detach()}
@@ -153,7 +154,7 @@ def distill_step(
             loss = distillation_with_labels(
                 logits_BK,
                 teacher_logits_BK,
-                batch.classes_B.to(runtime.device),
+                batch.classes_B.to(runtime.device, non_blocking=True),
                 temperature,
                 1 - label_share,
                 scale_by_temperature_squared=scale_by_temperature_squared,

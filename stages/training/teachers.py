@@ -76,6 +76,7 @@ def answers_over_views(
     answers_NK = torch.cat(rows).clone()  # inference tensors can't take part in training
 
     def answer(batch: Batch, _images: Tensor) -> Tensor:
-        return answers_NK[torch.from_numpy(batch.positions_B).to(answers_NK.device)]
+        positions_B = torch.from_numpy(batch.positions_B)
+        return answers_NK[positions_B.to(answers_NK.device, non_blocking=True)]
 
     return answer
