@@ -828,6 +828,17 @@ class RuntimeParams(Section):
     fused_optimizer: Annotated[
         bool | Literal["auto"], Field(description="of adamw; auto: on a GPU")
     ] = "auto"
+    views_on: Annotated[
+        Literal["auto", "cpu", "gpu"],
+        Field(description="where training's views are made; auto: where it runs"),
+    ] = "auto"
+    loader_threads: Annotated[
+        Literal["auto"] | Annotated[int, Field(ge=0, le=64)],
+        Field(
+            description="batches made at once, ahead of the step; 0: none is made ahead; auto: "
+            "2 for a GPU, else 1"
+        ),
+    ] = "auto"
     save_every_seconds: Positive = 60.0
     log_every_steps: Count = 50
     tensorboard: Annotated[

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.data import blur, colour, resize
+from stages.data import blur, colour, on_device, resize
 from stages.data.view_plan import ViewPlan, draw_plan
 from stages.data.view_recipe import ViewRecipe
 
@@ -122,20 +122,24 @@ def _carry_out(
 def _crop(images: Tensor | Sequence[Tensor], plan: ViewPlan, recipe: ViewRecipe) -> Tensor:
     """Every view cropped, resized and flipped, (N, C, size, size) about [0, 1]."""
     size, kernel = recipe.size, recipe.resize_kernel
+    n_images, device = len(images), images[0].device
+    if not isinstance(images, Tensor) and device.type != "cpu":
+        boxes_VB4 = torch.from_numpy(plan.boxes_N4).unflatten(0, (-1, n_images))
+        flips_VB = torch.from_numpy(plan.flips_N).unflatten(0, (-1, n_images))
+        return on_device.crops_of_any_size(images, boxes_VB4, flips_VB, size, kernel).flatten(0, 1)
     if not isinstance(images, Tensor) or (
-        images.device.type == "cpu" and max(images.shape[-2:]) > _LARGE_IMAGE
+        device.type == "cpu" and max(images.shape[-2:]) > _LARGE_IMAGE
     ):
         crops_N = [
-            resize.resized_crop(images[view % len(images)], tuple(box), size, kernel, flip)
+            resize.resized_crop(images[view % n_images], tuple(box), size, kernel, flip)
             for view, (box, flip) in enumerate(
                 zip(plan.boxes_N4.tolist(), plan.flips_N.tolist(), strict=True)
             )
         ]
         return torch.stack(crops_N).div_(255)
-    device = images.device
     images_BCHW = images.float().div_(255)
-    boxes = torch.from_numpy(plan.boxes_N4).to(device).split(len(images))
-    flips = torch.from_numpy(plan.flips_N).to(device).split(len(images))
+    boxes = torch.from_numpy(plan.boxes_N4).to(device).split(n_images)
+    flips = torch.from_numpy(plan.flips_N).to(device).split(n_images)
     return torch.cat(
         [
             resize.resized_crops(images_BCHW, boxes_B4, size, kernel, flip_B)

@@ -3,17 +3,22 @@
 Shapes: V views of an image, B images (this process's rows of the global batch), C H W.
 """
 
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Generic, TypeVar
+from functools import cached_property, partial
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from stages.data.on_device import to_device
 from stages.data.order import Order
 from stages.data.store import ImageStore
 from stages.data.views import ViewRecipe, make_views
@@ -48,6 +53,9 @@ class ViewLoader:
         n_views: V.
         seed: decides order and views.
         rows: this process's rows of the global batch.
+        device: on which views are made, and lie.
+        pinned: whether views made on the CPU wait where a GPU can fetch them by itself.
+        n_threads: batches that are made at once, in their order; 0: each when it is asked for.
     """
 
     store: ImageStore
@@ -57,6 +65,9 @@ class ViewLoader:
     seed: int
     rows: slice = field(default_factory=lambda: slice(None))
     waited: Waited = field(default_factory=Waited)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    pinned: bool = False
+    n_threads: int = 1
 
     @property
     def steps_per_epoch(self) -> int:
@@ -68,71 +79,92 @@ class ViewLoader:
 
     def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
         """Batches of steps start..stop, each made while the one before it is used."""
-        return ahead(self.batch, range(start, stop), self.waited)
+        return ahead(self.batch, range(start, stop), self.waited, n_threads=self.n_threads)
 
     def batch(self, step: int) -> Batch:
         """The batch of one step, without having read any other."""
         self.store.read_ahead(self.order.shards_ahead(step, self.batch_size))
         epoch, positions = self.order.global_batch(step, self.batch_size)
         positions_B = positions[self.rows]
-        views_VBCHW = make_views(
-            self.store.images(positions_B),
-            self.recipe,
+        images = self.store.images(positions_B)
+        draw = partial(
+            make_views,
+            recipe=self.recipe,
             seed=self.seed,
             epoch=epoch,
             key_hashes=self.store.key_hashes[positions_B],
             n_views=self.n_views,
         )
+        if self.device.type == "cuda":
+            views_VBCHW = self._beside_training(lambda: draw(to_device(images, self.device)))
+        else:
+            views_VBCHW = draw(images)
+        if self.pinned:
+            views_VBCHW = views_VBCHW.pin_memory()
         return Batch(views_VBCHW, positions_B, self.store.class_tensor(positions_B))
+
+    def _beside_training(self, make: Callable[[], Tensor]) -> Tensor:
+        """Something made on a GPU while it trains, and finished when this returns."""
+        stream = _OWN.stream(self.device)
+        with torch.cuda.stream(stream):
+            made = make()
+        made.record_stream(torch.cuda.default_stream(self.device))  # where the step will read it
+        stream.synchronize()
+        return made
+
+
+class _OneForEachThread(threading.local):
+    """A stream of a thread's own, so that what it makes waits for nobody else's work."""
+
+    def stream(self, device: torch.device) -> torch.cuda.Stream:
+        if not hasattr(self, "kept"):
+            self.kept = torch.cuda.Stream(device)
+        return self.kept
+
+
+_OWN = _OneForEachThread()
 
 
 def ahead(
-    make: Callable[[int], Item], steps: range, waited: Waited, depth: int = 2
+    make: Callable[[int], Item],
+    steps: range,
+    waited: Waited,
+    depth: int = 2,
+    n_threads: int = 1,
 ) -> Generator[Item, None, None]:
-    """make(step) for each step, up to `depth` results made ahead in a thread.
+    """make(step) for each step in its turn, up to `depth` results made ahead.
 
-    The thread ends with the iterator, also when that is dropped half-way; an error of `make` is
+    The threads end with the iterator, also when that is dropped half-way; an error of `make` is
     raised where the result would have been taken.
+
+    Args:
+        make: called from several threads at once, if there are several.
+        steps: in whose order results come.
+        waited: told of the seconds that the taker stood still.
+        depth: results that wait to be taken.
+        n_threads: 0: nothing is made ahead.
     """
-    results: queue.Queue[_Made[Item]] = queue.Queue(maxsize=depth)
-    dropped = threading.Event()
-
-    def work() -> None:
-        for step in steps:
-            try:
-                made = _Made([make(step)])
-            except BaseException as error:  # handed over, and raised by the taker
-                made = _Made([], error)
-            while not dropped.is_set():
-                try:
-                    results.put(made, timeout=0.1)
-                    break
-                except queue.Full:
-                    continue
-            if dropped.is_set() or made.error is not None:
-                return
-
-    thread = threading.Thread(target=work, name="views", daemon=True)
-    thread.start()
+    coming = iter(steps)
+    if n_threads == 0:
+        for step in coming:
+            with _timed(waited):
+                made = make(step)
+            yield made
+        return
+    pool = ThreadPoolExecutor(n_threads, thread_name_prefix="views")
     try:
-        for _ in steps:
-            begun = time.perf_counter()
-            made = results.get()
-            waited.seconds += time.perf_counter() - begun
-            yield made.taken()
+        making = deque(pool.submit(make, step) for step in islice(coming, depth + n_threads))
+        while making:
+            with _timed(waited):
+                made = making.popleft().result()
+            making.extend(pool.submit(make, step) for step in islice(coming, 1))
+            yield made
     finally:
-        dropped.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)
 
 
-@dataclass(frozen=True)
-class _Made(Generic[Item]):
-    """One result, or the error that came instead."""
-
-    result: list[Item]
-    error: BaseException | None = None
-
-    def taken(self) -> Item:
-        if self.error is not None:
-            raise self.error
-        return self.result[0]
+@contextmanager
+def _timed(waited: Waited) -> Generator[None]:
+    begun = time.perf_counter()
+    yield
+    waited.seconds += time.perf_counter() - begun

@@ -18,6 +18,7 @@ from stages.optim.schedules import scaled_lr
 from stages.params import OptimizerParams, Params, ViewParams, duration_in_steps
 from stages.training.batches import Batch, ViewLoader
 from stages.training.images import open_images
+from stages.training.loading import loader_of
 from stages.training.recipes import evaluation_recipe, optimizer_for, view_recipe
 from stages.training.runtime import Runtime
 from stages.training.session import Session
@@ -76,7 +77,8 @@ class Schooling:
             duration_in_steps(self.warmup, store.n_images, batch_size) if self.warmup else 0
         )
         recipe = view_recipe(self.views, params.data.image_size)
-        loader = ViewLoader(store, recipe, batch_size, n_views=1, seed=self.seed)
+        load = loader_of(params, runtime)
+        loader = load(store, recipe, batch_size, n_views=1, seed=self.seed)
         peak_lr = scaled_lr(self.optimizer.base_lr, batch_size, self.optimizer.lr_scaling)
         fused = runtime.fused_optimizer
         optimizer = optimizer_for(model, self.optimizer, batch_size, fused=fused)

@@ -18,6 +18,7 @@ from stages.params import Params, PretrainParams
 from stages.training.batches import Batch, ViewLoader
 from stages.training.fitting import CHOICES, Fit, fit_batch
 from stages.training.images import open_images
+from stages.training.loading import loader_of
 from stages.training.loop import Watched
 from stages.training.micro_batches import Passes
 from stages.training.products import seeded
@@ -36,7 +37,7 @@ def open_store(params: Params) -> ImageStore:
 def load_views(params: Params, store: ImageStore, runtime: Runtime, batch_size: int) -> ViewLoader:
     """This process's share of batches of two views of each image."""
     batch_size = min(batch_size, store.n_images)
-    return ViewLoader(
+    return loader_of(params, runtime)(
         store,
         view_recipe(params.pretrain.views, params.data.image_size),
         batch_size,

@@ -1,7 +1,8 @@
 """Which images a step sees, and as which views: the same for any number of workers and ranks."""
 
+import threading
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,19 +62,41 @@ def assert_same(found: Sequence[Batch], expected: Sequence[Batch]) -> None:
         assert torch.equal(one.views_VBCHW, other.views_VBCHW)
 
 
-@pytest.mark.parametrize("n_workers", [0, 1, 2, 4])
-def test_any_number_of_workers_gives_the_same_batches(
-    shards: Path, shuffle_shards: int | None, expected: list[Batch], n_workers: int
+@pytest.mark.parametrize("n_threads", [0, 1, 2, 4])
+def test_any_number_of_threads_gives_the_same_batches(
+    shards: Path, shuffle_shards: int | None, expected: list[Batch], n_threads: int
 ):
-    own = loader(shards, shuffle_shards)
-    if n_workers == 0:
-        found = [own.batch(step) for step in range(STEPS)]
-    elif n_workers == 1:
-        found = list(own.batches(0, STEPS))
-    else:
-        with ThreadPoolExecutor(n_workers) as pool:
-            found = list(pool.map(own.batch, range(STEPS)))
-    assert_same(found, expected)
+    own = replace(loader(shards, shuffle_shards), n_threads=n_threads)
+    assert_same(list(own.batches(0, STEPS)), expected)
+
+
+def test_several_batches_are_made_at_once_and_taken_in_their_turn():
+    met = threading.Barrier(3)  # one that waits for the others alone would wait for ever
+
+    def make(step: int) -> int:
+        met.wait(timeout=20)
+        time.sleep(0.01 * (step % 3))
+        return step
+
+    assert list(ahead(make, range(9), Waited(), n_threads=3)) == list(range(9))
+
+
+@pytest.mark.parametrize("n_threads", [0, 1, 3])
+def test_an_error_comes_where_its_result_would_have_and_no_thread_stays(n_threads: int):
+    def make(step: int) -> int:
+        if step == 4:
+            raise ValueError("the fifth")
+        return step
+
+    before = threading.active_count()
+    coming = ahead(make, range(9), Waited(), n_threads=n_threads)
+    assert [next(coming) for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="the fifth"):
+        next(coming)
+    dropped = ahead(make, range(3), Waited(), n_threads=n_threads)
+    next(dropped)
+    dropped.close()
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("depth", [1, 4])

@@ -9,10 +9,13 @@ import yaml
 
 from stages.data.evaluation_views import EvaluationRecipe
 from stages.data.views import ViewRecipe
+from stages.errors import UserError
 from stages.models.simclr import build_encoder
 from stages.optim.lars import LARS
 from stages.params import OptimizerParams, Params, ViewParams, check_params
+from stages.training.loading import loader_of
 from stages.training.recipes import evaluation_recipe, optimizer_for, view_recipe
+from stages.training.runtime import Runtime
 
 ROOT = Path(__file__).parents[3]
 
@@ -112,3 +115,24 @@ def test_sgd_without_either_official_choice_is_torchs_own():
             layer(inputs).square().mean().backward()
             optimizer.step()
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
+@pytest.mark.parametrize(("asked", "threads"), [("auto", 1), (0, 0), (4, 4)])
+def test_batches_are_made_as_the_params_say(asked: Any, threads: int):
+    params = params_with()
+    runtime = params.runtime.model_copy(update={"loader_threads": asked, "views_on": "cpu"})
+    load = loader_of(params.model_copy(update={"runtime": runtime}), Runtime(torch.device("cpu")))
+    assert load.keywords == {  # type: ignore[attr-defined]
+        "device": torch.device("cpu"),
+        "pinned": False,
+        "n_threads": threads,
+    }
+
+
+def test_views_on_a_gpu_need_one():
+    params = params_with()
+    on_gpu = params.model_copy(
+        update={"runtime": params.runtime.model_copy(update={"views_on": "gpu"})}
+    )
+    with pytest.raises(UserError, match=r"runtime.views_on: gpu, but training runs on cpu"):
+        loader_of(on_gpu, Runtime(torch.device("cpu")))
