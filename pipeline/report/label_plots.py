@@ -3,32 +3,30 @@
 Accuracies and differences are fractions in [0, 1]; the axes show percent and points.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 
 from pipeline.report.comparison import Difference, compare, points
+from pipeline.report.efficiency import efficiency_of
+from pipeline.report.label_lines import Line, Page, Point, by_labels, in_order
 from pipeline.report.methods import Method, fraction_title
 from pipeline.report.results import Study
 from pipeline.report.svg import (
-    LABEL_GAP,
     Scale,
-    apart,
     line,
     marker,
-    path,
     svg,
     text,
     ticks,
-    y_grid,
 )
 from pipeline.report.tables import chosen_at, percent
-
-Line = tuple[Method, list[tuple[int, float, float]]]  # (labels, mean, deviation), fewest first
 
 
 def label_fraction_plot(study: Study, width: float, height: float, *, short: bool) -> str:
     """Test accuracy against the number of labels, a line per method with error bars.
 
-    Supervised and ours (chosen on validation) stand out; the others are thin. `short` uses the
+    Supervised and ours (chosen on validation) stand out, with their 95% intervals as bands; the
+    others are thin. `short` uses the
     short names, for a narrow screen.
     """
     shown = [(m, found) for m in study.methods if (found := _points_of(study, m))]
@@ -43,11 +41,12 @@ def label_fraction_plot(study: Study, width: float, height: float, *, short: boo
         marks = [(guess, "guess", f"guessing {guess * 100:.0f}%")]
     pad = max(0.04 * (high - low), 0.005)
     alt = "Test accuracy by number of labels. " + "; ".join(
-        f"{m.title}: " + ", ".join(f"{percent(mean)}% at {n:,} labels" for n, mean, _ in found)
+        f"{m.title}: " + ", ".join(f"{percent(p.mean)}% at {p.labels:,} labels" for p in found)
         for m, found in shown
     )
     axis = Scale(max(low - pad, 0), min(high + pad, 1), height - 62, 14)
-    return _by_labels(study, shown, axis, width, height, short, marks, lambda v: f"{v:.0%}", alt)
+    page = Page(study, width, height, short)
+    return by_labels(page, shown, axis, marks, lambda v: f"{v:.0%}", _percent, alt)
 
 
 def difference_plot(study: Study, width: float, height: float, *, short: bool) -> str:
@@ -58,120 +57,91 @@ def difference_plot(study: Study, width: float, height: float, *, short: bool) -
             compare(study.results.get((method.name, f)), study.results.get(("supervised", f)))
             for f in study.fractions
         ]
-        found = [(d.ours.labels, d.mean, d.deviation) for d in pairs if d and d.ours.labels]
-        shown += [(method, sorted(found))] if found else []
+        found = [
+            Point(d.ours.labels, d.mean, d.deviation, d.interval)
+            for d in pairs
+            if d and d.ours.labels
+        ]
+        shown += [(method, in_order(found))] if found else []
     if all(method.name == "supervised" for method, _ in shown):
         return ""
     low, high = _range(shown)
     pad = max(0.06 * (high - low), 0.005)
     alt = "Points over supervised by number of labels. " + "; ".join(
-        f"{m.title}: " + ", ".join(f"{points(mean)} at {n:,} labels" for n, mean, _ in found)
+        f"{m.title}: " + ", ".join(f"{points(p.mean)} at {p.labels:,} labels" for p in found)
         for m, found in shown
     )
     axis = Scale(low - pad, high + pad, height - 62, 14)
-    return _by_labels(study, shown, axis, width, height, short, [], _signed, alt)
+    page = Page(study, width, height, short)
+    return by_labels(page, shown, axis, [], _signed, _points, alt)
+
+
+def efficiency_plot(study: Study, width: float, height: float, *, short: bool) -> str:
+    """Times the labels that the supervised net needs for the same accuracy (1: no gain).
+
+    Only where its curve can be read: what it never reaches has no place on the plot.
+    """
+    shown: list[Line] = []
+    chosen = chosen_at(study, study.fractions[0])
+    for method in (m for m in study.methods if m.uses_unlabelled or m.name == "supervised"):
+        read = [efficiency_of(study, study.results.get((method.name, f))) for f in study.fractions]
+        found = [
+            Point(
+                e.result.labels,
+                math.log2(e.times),
+                band=(math.log2(e.interval[0]), math.log2(e.interval[1])) if e.interval else None,
+            )
+            for e in read
+            if e is not None and e.sign == "="
+        ]
+        shown += [(method, in_order(found))] if found else []
+    if all(method.name == "supervised" for method, _ in shown):
+        return ""
+    low, high = _range(shown)
+    # The interval of ours belongs into the picture, as far as it does not dwarf the lines.
+    ours = [p.band for m, found in shown if m.name == chosen for p in found[:1] if p.band]
+    low = min([low, *(max(band[0], low - 1) for band in ours)])
+    high = max([high, *(min(band[1], high + 1) for band in ours)])
+    alt = "Times the labels that the supervised net needs. " + "; ".join(
+        f"{m.title}: " + ", ".join(f"{_times(p.mean)} at {p.labels:,} labels" for p in found)
+        for m, found in shown
+    )
+    axis = Scale(min(low, -0.3) - 0.1, max(high, 0.3) + 0.1, height - 62, 14)
+    page = Page(study, width, height, short)
+    return by_labels(page, shown, axis, [], _times, lambda v, _: _times(v), alt)
+
+
+def _times(logarithm: float) -> str:
+    return f"{2**logarithm:.2g}\N{MULTIPLICATION SIGN}"
 
 
 def _range(shown: Sequence[Line]) -> tuple[float, float]:
-    low = min(mean - std for _, found in shown for _, mean, std in found)
-    return low, max(mean + std for _, found in shown for _, mean, std in found)
+    low = min(p.mean - p.std for _, found in shown for p in found)
+    return low, max(p.mean + p.std for _, found in shown for p in found)
+
+
+def _percent(mean: float, std: float) -> str:
+    return f"{percent(mean, std)} %"
+
+
+def _points(mean: float, std: float) -> str:
+    return f"{points(mean)} ± {std * 100:.1f} points"
 
 
 def _signed(share: float) -> str:
     return points(share).removesuffix(".0") if round(share * 1000) else "0"
 
 
-def _by_labels(
-    study: Study,
-    shown: Sequence[Line],
-    y: Scale,
-    width: float,
-    height: float,
-    short: bool,
-    marks: Sequence[tuple[float, str, str]],
-    show: Callable[[float], str],
-    alt: str,
-) -> str:
-    """A line per method over the number of labels; `marks` are named levels across the plot."""
-    counts = sorted({labels for _, found in shown for labels, _, _ in found})
-    right = width - (100 if short else 258)
-    x = Scale(counts[0], counts[-1], 62, right - 14, log=True)
-    chosen = {chosen_at(study, fraction) for fraction in study.fractions[:1]}
-    body = [y_grid(y, x.start - 10, right, show)]
-    for fraction in study.fractions:
-        labels = study.labels(fraction)
-        if labels in counts:
-            body.append(_x_tick(x(labels), y.start, f"{labels:,}", fraction_title(fraction)))
-    body.append(
-        text((x.start + x.end) / 2, height - 4, "labelled images, log scale", "axis", "middle")
-    )
-    for level, css, name in marks:
-        body.append(line(x.start - 10, y(level), right, y(level), css))
-        body.append(text((x.start + x.end) / 2, y(level) - 6, name, "axis halo", "middle"))
-
-    # Thin lines first, so that those that matter lie on top.
-    strong = chosen | {"supervised"}
-    ends = []
-    # Side by side, so that error bars don't hide each other; far apart where there are no lines.
-    step = (right - x.start) / 14 if len(counts) == 1 else 1.6 if short else 2.6
-    for place, (method, found) in enumerate(sorted(shown, key=lambda item: item[0].name in strong)):
-        shift = (place - (len(shown) - 1) / 2) * step
-        body.append(_method_line(method, found, x, y, shift, strong=method.name in strong))
-        ends.append((method, x(found[-1][0]) + shift, y(found[-1][1]), method.name in strong))
-    body.append(_end_labels(ends, right + 8, 16, y.start, short=short))
-    return svg("".join(body), width, height, alt, "narrow" if short else "wide")
-
-
-def _points_of(study: Study, method: Method) -> list[tuple[int, float, float]]:
+def _points_of(study: Study, method: Method) -> list[Point]:
     found = [study.results.get((method.name, fraction)) for fraction in study.fractions]
-    return sorted((r.labels, r.mean, r.std) for r in found if r is not None and r.labels)
-
-
-def _method_line(
-    method: Method,
-    values: Sequence[tuple[int, float, float]],
-    x: Scale,
-    y: Scale,
-    shift: float,
-    *,
-    strong: bool,
-) -> str:
-    width = 3.5 if strong else 1.5
-    places = [(x(labels) + shift, y(mean)) for labels, mean, _ in values]
-    out = [path(places, method.colour, width, method.dash)] if len(places) > 1 else []
-    for (px, py), (labels, mean, std) in zip(places, values, strict=True):
-        if std > 0:
-            style = f' stroke="var(--{method.colour})" stroke-width="{width * 0.6:g}"'
-            span = f"M{px:.1f} {y(mean - std):.1f}V{y(mean + std):.1f}"
-            out.append(f'<path d="{span}" fill="none"{style}/>')
-        title = f"{method.title}, {labels:,} labels: {percent(mean, std)} %"
-        out.append(marker(px, py, method.marker, method.colour, 5.0 if strong else 3.4, title))
-    return f'<g class="{"strong" if strong else "thin"}">{"".join(out)}</g>'
-
-
-def _end_labels(
-    ends: Sequence[tuple[Method, float, float, bool]],
-    x: float,
-    top: float,
-    bottom: float,
-    *,
-    short: bool,
-) -> str:
-    """Names beside the lines' ends, moved apart, with a thread back to the line."""
-    out = []
-    places = apart([y for _, _, y, _ in ends], LABEL_GAP, top, bottom)
-    for (method, from_x, from_y, strong), place in zip(ends, places, strict=True):
-        thread = f"M{from_x + 6:.1f} {from_y:.1f}L{x - 4:.1f} {place:.1f}"
-        out.append(f'<path d="{thread}" class="thread" stroke="var(--{method.colour})"/>')
-        name = method.short if short else method.title
-        out.append(marker(x + 4, place, method.marker, method.colour, 4, method.title))
-        out.append(text(x + 14, place + 5, name, "bold" if strong else ""))
-    return "".join(out)
-
-
-def _x_tick(x: float, y: float, first: str, second: str = "") -> str:
-    out = line(x, y, x, y + 6, "tick") + text(x, y + 21, first, "axis strong-axis", "middle")
-    return out + (text(x, y + 38, second, "axis", "middle") if second else "")
+    return in_order(
+        [
+            Point(r.labels, r.mean, r.std, (r.mean - half, r.mean + half) if half else None)
+            for r in found
+            if r is not None and r.labels
+            for half in [r.half_width]
+        ]
+    )
 
 
 def gain_plot(gains: Sequence[Difference], width: float = 340) -> str:

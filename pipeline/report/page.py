@@ -4,12 +4,19 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
+from pipeline.report.calibration import calibration_section
 from pipeline.report.claims import claims
 from pipeline.report.comparison import Difference, means, points
+from pipeline.report.comparisons import comparisons_section
 from pipeline.report.data import data_section
 from pipeline.report.efficiency import Efficiency
 from pipeline.report.gallery import map_section, neighbours_section, views_section
-from pipeline.report.label_plots import difference_plot, gain_plot, label_fraction_plot
+from pipeline.report.label_plots import (
+    difference_plot,
+    efficiency_plot,
+    gain_plot,
+    label_fraction_plot,
+)
 from pipeline.report.methods import fraction_title
 from pipeline.report.mistakes import mistakes_section
 from pipeline.report.pieces import missing
@@ -21,7 +28,9 @@ from pipeline.report.provenance import (
     warnings,
 )
 from pipeline.report.results import Study
-from pipeline.report.tables import html_table, runs_table
+from pipeline.report.runs import runs_section
+from pipeline.report.sizes import sizes_section
+from pipeline.report.tables import html_table
 from pipeline.report.training import grid_section, label_curves_section, pretraining_section
 from pipeline.report.transfer import transfer_section
 from pipeline.report.verdict import gain_at, labels_for_same, sentence
@@ -34,6 +43,7 @@ def page(study: Study) -> str:
     title = escape(study.params.report.title)
     parts: list[tuple[str, str, Callable[[Study], str]]] = [
         ("gain", "What the unlabelled images were worth", gain_section),
+        ("sizes", "Teachers and students", sizes_or_missing),
         ("mistakes", "Where the gain is", mistakes_or_missing),
         ("pictures", "What the net sees", pictures_section),
         ("training", "Training", training_section),
@@ -151,7 +161,8 @@ def table_note(study: Study) -> str:
     count = "" if validation is None else f" ({validation:,} labelled images, never trained on)"
     return (
         "<p class='soft' style='margin-top:12px'>Mean ± standard deviation over seeds; a seed is "
-        "a label subset with its own initialisation, the same subset for every method. "
+        "a label subset with its own initialisation, the same subset for every method; bands are "
+        "95% intervals of the mean (Student's t). "
         "<b>Bold</b>: highest in its column. <i class='chosen'>◆</i>chosen by validation accuracy "
         f"among nets of the same size{count}. Each number leads to its runs and names its file.</p>"
     )
@@ -174,8 +185,31 @@ def gain_section(study: Study) -> str:
         "minus supervised on the very same labels. Above the dots their mean, and its 95% "
         "confidence interval (Student's t, paired by seed). It is called a gain when the interval "
         f"leaves out 0, and unclear otherwise, however large the mean.</p>{gain_plot(found)}</div>"
-        f"<div>{listed}</div></div>{over_supervised(study)}"
+        f"<div>{listed}</div></div>{over_supervised(study)}{efficiency(study)}"
+        f"{comparisons_section(study)}"
     )
+
+
+def efficiency(study: Study) -> str:
+    plots = efficiency_plot(study, 1040, 400, short=False)
+    plots += efficiency_plot(study, 340, 400, short=True)
+    found = [e for gain in gains(study)[:1] if (e := labels_for_same(study, gain)) is not None]
+    said = "".join(
+        f" Ours at {e.result.labels:,} labels is worth {escape(e.words)} the labels." for e in found
+    )
+    if not plots:
+        return ""
+    return (
+        "<h3>Label efficiency</h3><p>Times the labels that the supervised net needs for the same "
+        "accuracy, read off its own curve between the fractions that were run; at 1 there is no "
+        f"gain. What that curve never reaches is not shown.{said} The interval reads each label "
+        "subset's accuracy off the curve of the same subset; it knows nothing of the curve's shape "
+        f'between two fractions.</p><figure class="panel">{plots}</figure>'
+    )
+
+
+def sizes_or_missing(study: Study) -> str:
+    return sizes_section(study) or missing("distill_same distill_small")
 
 
 def over_supervised(study: Study) -> str:
@@ -197,6 +231,7 @@ def mistakes_or_missing(study: Study) -> str:
     return (
         "<p>Share of each true class (rows) by the answer given (columns), in percent; blank is "
         f"below half a percent. Blue is right, orange is wrong.</p>{found}"
+        f"{calibration_section(study)}"
     )
 
 
@@ -207,13 +242,6 @@ def pictures_section(study: Study) -> str:
 
 def training_section(study: Study) -> str:
     return pretraining_section(study) + label_curves_section(study) + grid_section(study)
-
-
-def runs_section(study: Study) -> str:
-    return (
-        "<details><summary>All runs, with what each chose on validation</summary>"
-        f"{runs_table(study)}</details>"
-    )
 
 
 def footer(study: Study) -> str:

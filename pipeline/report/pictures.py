@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.report.gallery import as_picture
 from pipeline.report.methods import fraction_title
 from pipeline.report.page import STYLE
-from pipeline.report.results import Gallery, Study
+from pipeline.report.results import Arrays, Study
 from pipeline.report.svg import apart
 from pipeline.report.tables import chosen_at
 from stages.errors import UserError
@@ -158,7 +158,7 @@ def embedding_maps(study: Study) -> bytes:
     return _png(figure, colours_kept=96)
 
 
-def _map(axes: Axes, gallery: Gallery, key: str, names: list[str]) -> None:
+def _map(axes: Axes, gallery: Arrays, key: str, names: list[str]) -> None:
     xy_M2, classes_M = gallery[key], gallery["map_classes"]
     present = [number for number in np.unique(classes_M).tolist() if number >= 0]
     centres = [np.median(xy_M2[classes_M == number], axis=0) for number in present]

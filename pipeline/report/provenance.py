@@ -13,6 +13,9 @@ STAGE_TITLES = {
     "finetune": "Fine-tuning",
     "distill_same": "Self-distillation",
     "distill_small": "Smaller student",
+    "semisup": "Pseudo-label neighbours, whole grid",
+    "sizes": "Nets of other sizes",
+    "students": "Students of the study of sizes",
     "transfer": "Transfer",
     "gallery": "Pictures",
 }
@@ -67,7 +70,7 @@ def provenance_facts(study: Study) -> list[tuple[str, list[str]]]:
         packages = run.get("packages") or {}
         values = {
             "Commit": run.get("commit"),
-            "Processor": _machine(run),
+            "Processor": machine_words(run),
             "Python": " ".join(str(run[k]) for k in ("python", "system", "machine") if run.get(k)),
             "Packages": ", ".join(f"{k} {v}" for k, v in packages.items() if v),
             "Data fingerprint": details.get("data_fingerprint")
@@ -79,7 +82,7 @@ def provenance_facts(study: Study) -> list[tuple[str, list[str]]]:
     return [(title, list(values)) for title, values in seen.items()]
 
 
-def _machine(run: Record) -> str:
+def machine_words(run: Record) -> str:
     words = [str(run["processor"])] if run.get("processor") else []
     words += [f"{run['cores']} cores"] if run.get("cores") else []
     return ", ".join([*words, *([str(run["device"])] if run.get("device") else [])])

@@ -23,7 +23,7 @@ from stages.params import Params, encoder_name
 from stages.records import read_json
 
 Record = dict[str, Any]
-Gallery = dict[str, NDArray[Any]]
+Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,11 @@ class Study:
         return encoder_name(self.params.pretrain.encoder)
 
     @cached_property
+    def small_size(self) -> str:
+        """The name of the chain's smaller student."""
+        return encoder_name(self.params.distill.small.encoder or self.params.pretrain.encoder)
+
+    @cached_property
     def sizes(self) -> list[str]:
         """Nets of the study of sizes that have been run, this one first."""
         return [self.own_size, *(s for s in self.params.sizes.encoders if self.parameters_of(s))]
@@ -263,15 +268,28 @@ class Study:
             raise UserError(_damaged(path, error)) from None
 
     @cached_property
-    def gallery(self) -> Gallery:
-        path = self.root / "artifacts" / "gallery" / "gallery.npz"
-        if not path.is_file():
-            return {}
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
-        except (ValueError, OSError, BadZipFile, EOFError) as error:
-            raise UserError(_damaged(path, error)) from None
+    def gallery(self) -> Arrays:
+        return read_arrays(self.root / "artifacts" / "gallery" / "gallery.npz")
+
+    def predictions(self, result: Result) -> Arrays:
+        """What the nets of a result answered to the test images; empty where it is not here."""
+        name = result.file.removeprefix("metrics/").removesuffix(".json")
+        return read_arrays(self.root / "artifacts" / "predictions" / f"{name}.npz")
+
+
+def read_arrays(path: Path) -> Arrays:
+    """The arrays of an .npz, or nothing where the stage has not run.
+
+    Raises:
+        UserError: the file is there and is not one.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, BadZipFile, EOFError) as error:
+        raise UserError(_damaged(path, error)) from None
 
 
 def _numbers(row: dict[str, str]) -> dict[str, float]:

@@ -150,50 +150,11 @@ def _range(result: Result) -> str:
 
 
 def anchor(result: Result) -> str:
-    return f"run-{result.method.name}-{result.label_fraction}"
+    """Where the page shows the runs behind a number."""
+    record = result.file.removeprefix("metrics/").removesuffix(".json").replace("/", "-")
+    return f"run-{record}-{result.method.name}"
 
 
-def runs_table(study: Study) -> str:
-    """Every single run: what was chosen on validation, what came out, and its file."""
-    titles = (
-        "Method",
-        "Labels",
-        "Seed",
-        "Test %",
-        "Valid. %",
-        "Macro F1 %",
-        "Seconds",
-        "Chosen",
-    )
-    head = "".join(f'<th scope="col">{title}</th>' for title in (*titles, "File"))
-    body = []
-    for result in in_order(study):
-        for place, row in enumerate(result.rows):
-            chosen = ", ".join(f"{k} {_plain(v)}" for k, v in (row.get("chosen") or {}).items())
-            cells = (
-                f"{result.labels:,}",
-                str(row["seed"]),
-                _percent_of(row.get("test_accuracy")),
-                _percent_of(row.get("validation_accuracy")),
-                _percent_of(row.get("macro_f1")),
-                f"{row.get('seconds', 0):.1f}",
-                escape(chosen) or "\N{EN DASH}",
-                f"<code>{escape(result.file.replace('.json', '.run.json'))}</code>",
-            )
-            mark = f' id="{anchor(result)}"' if place == 0 else ""
-            name = f'<th scope="row">{escape(result.method.title)}</th>'
-            body.append(f"<tr{mark}>{name}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    if not body:
-        return f'<p class="missing">{NOT_RUN}</p>'
-    return (
-        f'<div class="scroll"><table class="runs"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def _percent_of(value: float | None) -> str:
-    return "\N{EN DASH}" if value is None else f"{value * 100:.2f}"
-
-
-def _plain(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def linked(result: Result, words: str) -> str:
+    """Words that lead to the runs behind a number, where the page has them."""
+    return f'<a href="#{anchor(result)}">{words}</a>' if result.rows else words

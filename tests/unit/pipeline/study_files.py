@@ -39,6 +39,12 @@ def quick_params(**finetune: Any) -> Params:
     return check_params(written)
 
 
+def with_sizes(**sizes: Any) -> Params:
+    written = quick_params().model_dump(mode="json")
+    asked = {"encoders": ["r10_1x_sk0"], "students": [], "label_fractions": list(LABELS)}
+    return check_params({**written, "sizes": written["sizes"] | asked | sizes})
+
+
 def confusion(accuracy: float, rng: np.random.Generator) -> list[list[int]]:
     """1,000 test images a class; shirts, coats and pullovers are taken for each other."""
     rows = []
@@ -65,11 +71,15 @@ def write_result(
     *,
     per_subset: int = 1,
     size: str | None = None,
+    student: tuple[str, str] | None = None,
     parameters: int = 700_000,
 ) -> None:
     """Add one method's numbers, `per_subset` test accuracies per seed, to its record."""
-    known = next(m for m in methods_of(params) if m.name == method)
-    name = record_name(known, fraction) if size is None else sized_record(known, size, fraction)
+    if student is not None:  # (teacher's folder, student)
+        name = f"students/{'/'.join(student)}/{fraction}"
+    else:
+        known = next(m for m in methods_of(params) if m.name == method)
+        name = record_name(known, fraction) if size is None else sized_record(known, size, fraction)
     rng = np.random.default_rng(len(method) + LABELS[fraction])
     rows = []
     for place, accuracy in enumerate(tests):
@@ -89,7 +99,14 @@ def write_result(
                 "chosen": {"lr": 0.001, "duration": "300 steps"} if method == "supervised" else {},
                 "parameters": parameters,
                 "per_class_accuracy": [row[k] / sum(row) for k, row in enumerate(counts)],
+                "calibration_error": 0.081,
+                "calibration_error_scaled": 0.02,
                 "confusion": counts,
+                "reliability": {
+                    "count": [2000, 3000, 5000],
+                    "confidence": [0.45, 0.7, 0.95],
+                    "accuracy": [0.40, 0.72, accuracy],
+                },
             }
         )
     numbers = {
@@ -138,6 +155,8 @@ def write_study(root: Path, params: Params, images_NHW: np.ndarray | None = None
             {"labels": labels, "per_class_min": each, "per_class_max": each},
         )
         write_json(root / f"metrics/subsets/{fraction}.run.json", {"seeds": seeds, "run": RUN})
+    for method in ("supervised", "distill_same", "finetune_layer_1"):
+        write_predictions(root, params, method, "10_per_class")
     write_shard(root)
     write_json(
         root / "metrics/pretrain.json",
@@ -154,6 +173,29 @@ def write_study(root: Path, params: Params, images_NHW: np.ndarray | None = None
     write_transfer(root)
     write_curves(root, params, rng)
     write_gallery(root, rng, images_NHW)
+
+
+def write_predictions(root: Path, params: Params, method: str, fraction: str) -> None:
+    """Answers of three nets to 40 test images, of which the first six are wrong."""
+    known = next(m for m in methods_of(params) if m.name == method)
+    rng = np.random.default_rng(3)
+    classes_N = np.arange(40) % 10
+    said_RN = np.stack([np.where(np.arange(40) < 6, (classes_N + 1) % 10, classes_N)] * 3)
+    path = root / f"artifacts/predictions/{record_name(known, fraction)}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        path,
+        keys=np.array([f"test/<{number:03d}>" for number in range(40)]),
+        classes=classes_N,
+        methods=np.array([method] * 3),
+        seeds=np.arange(3),
+        initialisations=np.zeros(3, dtype=int),
+        said=said_RN.astype(np.uint16),
+        confidence=np.full((3, 40), 0.875, dtype=np.float16),
+        mistakes=np.array([[0, 1, 2, 3, 4, 5, *[-1] * 6]] * 3),
+        shown=np.arange(6),
+        pictures=rng.integers(0, 256, (6, 28, 28, 1), dtype=np.uint8),
+    )
 
 
 def write_shard(root: Path) -> None:

@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +12,11 @@ from pipeline.report.efficiency import efficiency_of, read_off
 from pipeline.report.results import Study
 from pipeline.report.statistics import p_by_signs, p_by_t, t_quantile, t_within
 from pipeline.report.verdict import gain_at, labels_for_same
-from stages.params import Params, check_params
+from stages.params import Params
 from tests.unit.pipeline.study_files import (
     LABELS,
     quick_params,
+    with_sizes,
     write_result,
     write_study,
 )
@@ -167,12 +167,6 @@ def test_near_the_teacher_means_the_interval_is_within_a_point(
     assert claim.verdict == verdict
     assert "student minus teacher" in claim.why
     assert ("one seed" in claim.why) == (len(student) == 1)
-
-
-def with_sizes(**sizes: Any) -> Params:
-    written = quick_params(layers=[1]).model_dump(mode="json")
-    asked = {"encoders": ["r10_1x_sk0"], "students": [], "label_fractions": list(LABELS)}
-    return check_params({**written, "sizes": written["sizes"] | asked | sizes})
 
 
 @pytest.mark.parametrize(
