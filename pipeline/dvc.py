@@ -25,6 +25,7 @@ from stages.errors import UserError
 from stages.records import read_json
 
 TAIL_LINES = 15  # of a failed stage, passed on in its message
+LOGS = Path("runs/logs")  # a file for each stage, with all it ever printed under a run
 KEPT_LINES = 400  # of a stage's output; what dvc says stands at its beginning and end
 DVC_FAILED = 1  # dvc failed before or after the stage ran, so there is no code of the stage's own
 # The Python that runs us has the right dvc; and two commands at once wait instead of failing.
@@ -112,7 +113,14 @@ class Workspace:
         started = time.monotonic()
         options = ["--force"] if force else []
         lines: deque[str] = deque(maxlen=KEPT_LINES)
-        code = self._stream(["repro", "--single-item", *options, stage], on_line, lines)
+
+        def heard(line: str) -> None:
+            lines.append(line)
+            on_line(line)
+
+        command = [*DVC, "repro", "--single-item", *options, stage]
+        log = self.root / LOGS / f"{stage}.log"
+        code = processes.run(command, self.root, environment(), log, heard)
         return read_outcome(stage, lines, code, time.monotonic() - started)
 
     def metrics(self, stage: str) -> dict[str, Any]:
@@ -190,16 +198,6 @@ class Workspace:
         if done.returncode:
             raise DvcFailed(indented(done.stderr.splitlines()))
         return done.stdout
-
-    def _stream(self, command: list[str], on_line: Callable[[str], None], lines: deque[str]) -> int:
-        """Run a dvc command that may take hours, line by line; its exit code."""
-        process = processes.start([*DVC, *command], self.root, environment())
-        assert process.stdout is not None  # for the type: stdout is a pipe
-        with process.stdout as output:
-            for line in output:
-                lines.append(line.rstrip())
-                on_line(line.rstrip())
-        return processes.finished(process)
 
 
 def environment() -> dict[str, str]:

@@ -1,24 +1,30 @@
-"""The processes a run has started, and how to end every one of them.
+"""The commands a run has started, and how to end every one of them.
 
-Ending the process we started is not enough: dvc starts a shell, the shell a trainer, the trainer
-perhaps torchrun, whose workers have sessions of their own. So the whole tree is listed first and
-each process in it told to stop. Kept apart from the flow because Prefect pickles what hangs on a
-flow's module, and locks and events can't be.
+Each has a guard (guard.py) that ends the command's whole tree, whatever becomes of the run. Their
+output goes to a file that the run reads as it grows, not through a pipe: a trainer goes on
+printing, and so goes on saving, when nobody is left to read.
+
+Kept apart from the flow because Prefect pickles what hangs on a flow's module, and locks and
+events can't be.
 """
 
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
 GRACE_SECONDS = 20.0  # Prefect's runner sends SIGKILL 30 s after a cancel; be done before that
+LOOK_EVERY_SECONDS = 0.2
+GUARD = Path(__file__).parent / "guard.py"
 
 _stopping = threading.Event()
 _lock = threading.Lock()
-_running: set[subprocess.Popen[str]] = set()
+_guards: set[subprocess.Popen[bytes]] = set()
 
 
 class Stopping(Exception):
@@ -30,58 +36,96 @@ def is_stopping() -> bool:
     return _stopping.is_set()
 
 
-def start(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[str]:
-    """Start a command in a session of its own, output and errors in one pipe of text lines.
+def run(
+    command: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    log: Path,
+    on_line: Callable[[str], None],
+) -> int:
+    """Run a command under a guard, in a session of its own; its exit code.
+
+    Args:
+        command: its program and arguments.
+        cwd: where it runs.
+        env: its environment, whole.
+        log: output and errors are added to this file.
+        on_line: called with every line of them, as it comes.
 
     Raises:
         Stopping: the run was told to stop.
     """
-    with _lock:
-        if _stopping.is_set():
-            raise Stopping("the run was told to stop")
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,  # Ctrl-C reaches us alone; we pass it on to the whole tree
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output, log.open("rb") as reader:
+        reader.seek(0, 2)
+        guard = _start(
+            [sys.executable, "-P", str(GUARD), str(GRACE_SECONDS), *command], cwd, env, output
         )
-        _running.add(process)
-    return process
+        try:
+            for line in _lines(reader, guard):
+                on_line(line)
+            return guard.wait()
+        finally:
+            guard.terminate()  # does nothing where it has ended
+            with _lock:
+                _guards.discard(guard)
 
 
-def finished(process: subprocess.Popen[str]) -> int:
-    """Wait for a started command and forget it; its exit code."""
-    code = process.wait()
-    with _lock:
-        _running.discard(process)
-    return code
-
-
-def stop_all(grace_seconds: float = GRACE_SECONDS) -> None:
+def stop_all() -> None:
     """End every process of the run: SIGTERM, so that trainers save; SIGKILL to what is left."""
     with _lock:
         _stopping.set()
-        roots = [process.pid for process in _running]
-    tree = [process for root in roots for process in _tree(root)]
-    for process in tree:
-        _tell(process, kill=False)
-    deadline = time.monotonic() + grace_seconds
-    while time.monotonic() < deadline and any(_is_alive(process) for process in tree):
-        time.sleep(0.1)
-    # Children that were born between the listing and the signal have a parent in the list.
-    for process in {*tree, *(late for root in roots for late in _tree(root))}:
-        _tell(process, kill=True)
+        guards = list(_guards)
+    for guard in guards:
+        guard.terminate()
+    # A guard is done within its grace. One that is not, stopped itself perhaps, loses its tree.
+    deadline = time.monotonic() + GRACE_SECONDS + 2
+    while time.monotonic() < deadline and any(guard.poll() is None for guard in guards):
+        time.sleep(LOOK_EVERY_SECONDS / 2)
+    for process in [one for guard in guards if guard.poll() is None for one in _tree(guard.pid)]:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
 
 
 def allow_starts() -> None:
     """Take the stop back: for a new run in the same process."""
     _stopping.clear()
+
+
+def _start(
+    command: Sequence[str], cwd: Path, env: Mapping[str, str], output: BinaryIO
+) -> "subprocess.Popen[bytes]":
+    with _lock:
+        if _stopping.is_set():
+            raise Stopping("the run was told to stop")
+        guard = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches us alone; we pass it on to the whole tree
+        )
+        _guards.add(guard)
+    return guard
+
+
+def _lines(reader: BinaryIO, guard: "subprocess.Popen[bytes]") -> Iterator[str]:
+    """Lines of a growing file, until its writer has ended."""
+    rest = b""
+    while True:
+        ended = guard.poll() is not None  # asked first: what it wrote last is then read below
+        *whole, rest = (rest + reader.read()).split(b"\n")
+        for line in [*whole, *([rest] if ended and rest else [])]:
+            # Of a bar that draws over itself the last drawing counts.
+            yield line.decode("utf-8", errors="replace").rstrip().rpartition("\r")[2]
+        if ended:
+            return
+        if not whole:
+            time.sleep(LOOK_EVERY_SECONDS)
 
 
 def _tree(root: int) -> list[psutil.Process]:
@@ -90,18 +134,3 @@ def _tree(root: int) -> list[psutil.Process]:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    # Not psutil.wait_procs: it reaps our children, and Popen.wait() would then say 0.
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _tell(process: psutil.Process, *, kill: bool) -> None:
-    try:
-        process.kill() if kill else process.terminate()
-    except psutil.NoSuchProcess:
-        return  # it ended by itself
