@@ -7,6 +7,7 @@ little (255 whatever the stage's code was), so the stage's code is read from its
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from stages.errors import UserError
 from stages.records import read_json
 
 TAIL_LINES = 15  # of a failed stage, passed on in its message
+LOCK = "dvc.lock"
 LOGS = Path("runs/logs")  # a file for each stage, with all it ever printed under a run
 KEPT_LINES = 400  # of a stage's output; what dvc says stands at its beginning and end
 DVC_FAILED = 1  # dvc failed before or after the stage ran, so there is no code of the stage's own
@@ -125,13 +127,35 @@ class Workspace:
 
     def metrics(self, stage: str) -> dict[str, Any]:
         """The numbers of a stage that has run, by file: what its outs under metrics/ hold."""
-        try:
-            lock = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        outs = ((lock or {}).get("stages", {}).get(stage) or {}).get("outs", [])
+        outs = read_lock(self.root).get(stage, {}).get("outs", [])
         files = [self.root / out["path"] for out in outs if is_metrics_file(out["path"])]
         return {file.stem: read_json(file) for file in files if file.is_file()}
+
+    def share_cache(self, other: "Workspace") -> None:
+        """Keep products where the other workspace keeps them, with its own remotes."""
+        settings = other.root / ".dvc/config.local"
+        if settings.is_file():
+            shutil.copy2(settings, self.root / ".dvc/config.local")
+        cache = other.root / other._answer(["cache", "dir"]).strip()
+        self._answer(["cache", "dir", "--local", str(cache)])
+
+    def take_results(self, other: "Workspace", *, force: bool = False) -> None:
+        """Make the results of another workspace, which shares our cache, our own.
+
+        Raises:
+            UserError: products here that are in no cache would be lost, and force is not given.
+        """
+        lock, theirs = self.root / LOCK, read_lock(other.root)
+        merged = {**read_lock(self.root), **theirs}
+        for path in [out["path"] for stage in theirs.values() for out in stage.get("outs", [])]:
+            if path.startswith(("metrics/", "plots/")) and (other.root / path).is_file():
+                (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(other.root / path, self.root / path)
+        lock.write_text(yaml.safe_dump({"schema": "2.0", "stages": merged}, sort_keys=False))
+        try:
+            self._answer(["checkout", *(["--force"] if force else [])])
+        except DvcFailed as error:
+            raise UserError(f"the products could not be brought here:\n{error}") from None
 
     def all_metrics(self) -> dict[str, Any]:
         """What `dvc metrics show` shows: numbers by file."""
@@ -274,6 +298,15 @@ def config_text(listed: str) -> str:
         f"[{section}]\n" + "".join(f"    {option} = {value}\n" for option, value in pairs.items())
         for section, pairs in sections.items()
     )
+
+
+def read_lock(root: Path) -> dict[str, Any]:
+    """dvc.lock by stage; empty where nothing has run."""
+    try:
+        lock = yaml.safe_load((root / LOCK).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return (lock or {}).get("stages") or {}
 
 
 def is_metrics_file(path: str) -> bool:

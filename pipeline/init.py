@@ -15,6 +15,7 @@ import yaml
 
 from pipeline import profiles
 from pipeline.fit import Fit, fit
+from pipeline.params_text import with_values
 from stages.errors import UserError
 from stages.params import check_params
 
@@ -44,7 +45,7 @@ def fitted_text(
     name = profile or ("gpu" if device else "quick")
     text = profiles.text_of(name)
     decided = fit(found, yaml.safe_load(text), "asked for" if profile else why)
-    new = with_values(text, decided, str(folder))
+    new = fitted(text, decided, str(folder))
     check_params(yaml.safe_load(new), f"the params for {folder}")
     return new, decided.reasons
 
@@ -70,34 +71,13 @@ def look(folder: Path, labels: Path | None, unlabelled: Sequence[Path]) -> dict[
     return json.loads(done.stdout)
 
 
-def with_values(text: str, decided: Fit, folder: str) -> str:
+def fitted(text: str, decided: Fit, folder: str) -> str:
     """A profile's text with other values; every comment and line stays where it is."""
-    tree = yaml.compose(text)
-    changes = []
-    for key, value in decided.values.items():
-        node = tree
-        for name in key.split("."):
-            node = next(inner for outer, inner in node.value if outer.value == name)
-        changes.append((node.start_mark.index, _end_of(node), _flow(value)))
-    for start, end, new in sorted(changes, reverse=True):
-        text = f"{text[:start]}{new}{text[end:]}"
+    text = with_values(text, decided.values)
     head, profile, rest = text.partition("\nprofile: ")
     name = rest.split(maxsplit=1)[0]
     after = rest.partition("\n")[2]
     return f"{head}{profile}{name} # fitted to {folder} by python -m pipeline init\n{after}"
-
-
-def _end_of(node: Any) -> int:
-    """Where the last character of a value is; a block's own end is past comments below it."""
-    while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
-        last = node.value[-1]
-        node = last[1] if isinstance(last, tuple) else last
-    return node.end_mark.index
-
-
-def _flow(value: Any) -> str:
-    """A value as YAML writes it on one line."""
-    return yaml.safe_dump([value], default_flow_style=True, width=10**6)[1:-2]
 
 
 def nvidia_device() -> str | None:

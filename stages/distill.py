@@ -23,6 +23,7 @@ from stages.training.classifier import Examiner, Schooling, labelled_keys, open_
 from stages.training.fingerprint import fingerprint
 from stages.training.outcomes import Trained, conclude
 from stages.training.products import build_from, read_product, seeded
+from stages.training.progress_file import expect_trainings
 from stages.training.recipes import start_runtime, view_recipe
 from stages.training.runtime import Runtime
 from stages.training.side_by_side import side_by_side
@@ -76,6 +77,7 @@ def main() -> None:
         for lesson in lessons
         for seed in range(lesson.student.seeds or params.finetune.seeds)
     ]
+    expect_trainings(len(tasks))
     trained = side_by_side(tasks, runtime, params.runtime.trainings_at_once, import_ahead)
     conclude(lessons[0].item, trained, examiner, begun=begun, params=params.distill.model_dump())
 

@@ -13,6 +13,7 @@ from stages.training.classifier import Examiner, Schooling, labelled_keys, open_
 from stages.training.fingerprint import fingerprint
 from stages.training.outcomes import Trained, conclude
 from stages.training.products import read_card, read_product, seeded
+from stages.training.progress_file import expect_trainings
 from stages.training.recipes import start_runtime
 from stages.training.runtime import Runtime
 from stages.training.seeds import SeedPair, seed_pairs
@@ -35,6 +36,7 @@ def main() -> None:
         for layer in layers_of(params, fraction, size)
         for pair in pairs
     ]
+    expect_trainings(len(tasks))
     trained = side_by_side(tasks, runtime, params.runtime.trainings_at_once, import_ahead)
     conclude(item, trained, examiner, begun=begun, params=params.finetune.model_dump())
 

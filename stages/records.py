@@ -16,6 +16,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 METRICS_FOLDER = Path("metrics")
+PROGRESS_FOLDER = "STAGE_PROGRESS_FOLDER"  # variable: where trainings say how far they are
 PACKAGES = ("torch", "torchvision", "numpy", "webdataset", "dvc", "prefect")
 
 

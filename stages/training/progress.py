@@ -1,4 +1,4 @@
-"""How far a run is: a bar with rate and time left on a terminal, plain lines elsewhere."""
+"""How far a run is: a bar on a terminal, plain lines elsewhere, and a file for whoever watches."""
 
 import math
 import sys
@@ -7,6 +7,7 @@ from functools import partial
 
 from tqdm import tqdm
 
+from stages.training.progress_file import ProgressFile
 from stages.training.runtime import Runtime
 from stages.training.state import TrainState
 
@@ -23,6 +24,7 @@ class Progress:
         self.name, self.total_steps, self.runtime = name, total_steps, runtime
         self.start_step, self.begun = state.step, time.perf_counter()
         self.told_at = -math.inf
+        self.file = ProgressFile(name, state.step, total_steps) if runtime.is_main else None
         self.on_terminal = runtime.is_main and runtime.is_alone and sys.stderr.isatty()
         self.bar = tqdm(
             total=total_steps,
@@ -38,10 +40,14 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def advance(self) -> None:
+    def advance(self, step: int) -> None:
         self.bar.update()
+        if self.file is not None:
+            self.file.tell(step)
 
     def tell(self, row: dict[str, float]) -> None:
+        if self.file is not None:
+            self.file.watch(row)
         shown = {name: row[name] for name in SHOWN if name in row}
         if self.on_terminal:
             self.bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})

@@ -200,7 +200,7 @@ class _AfterStep:
         if self.session.guard.mark_due(state):
             self.finite.check(state)
             recovery.keep_mark(state)
-        self.progress.advance()
+        self.progress.advance(state.step)
         stopping = self.runtime.any_process(bool(self.stop))
         due = now - self.saved_at >= self.session.save_every_seconds
         if self.runtime.is_main and (stopping or due or last):

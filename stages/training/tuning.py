@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from stages.evaluation.classify import import_ahead
 from stages.training.classifier import Examiner
 from stages.training.outcomes import Trained
+from stages.training.progress_file import expect_trainings
 from stages.training.runtime import Runtime
 from stages.training.seeds import SeedPair
 from stages.training.side_by_side import side_by_side
@@ -46,6 +47,7 @@ def tune(
         runtime: device.
         at_once: trainings side by side, see `side_by_side`.
     """
+    expect_trainings(len(settings) + len(pairs) - 1)
     finished = side_by_side(
         [partial(train, pairs[0], setting, number) for number, setting in enumerate(settings)],
         runtime,

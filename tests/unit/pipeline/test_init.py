@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline import profiles
 from pipeline.cli import main
 from pipeline.fit import Fit, batch_for, budget_of, cost_of, fit
-from pipeline.init import with_values
+from pipeline.init import fitted
 from stages.errors import UserError
 from stages.params import Params, check_params, duration_in_steps
 
@@ -44,14 +44,14 @@ def decided(profile: str = "quick", **differing: Any) -> tuple[Params, Fit]:
     values = yaml.safe_load(text)
     values["pretrain"]["duration"] = DURATIONS[profile]
     made = fit(found(**differing), values, "a reason")
-    return check_params(yaml.safe_load(with_values(text, made, "photos"))), made
+    return check_params(yaml.safe_load(fitted(text, made, "photos"))), made
 
 
 def test_every_comment_and_every_other_line_of_the_profile_stays():
     _, made = decided()
     for profile in ("quick", "gpu"):
         before = profiles.text_of(profile)
-        after = with_values(before, Fit({"data.image_size": 96}, []), "photos")
+        after = fitted(before, Fit({"data.image_size": 96}, []), "photos")
         lines = [
             pair
             for pair in zip(before.splitlines(), after.splitlines(), strict=True)
@@ -61,7 +61,7 @@ def test_every_comment_and_every_other_line_of_the_profile_stays():
             f"profile: {profile} # fitted to photos by python -m pipeline init",
             "  image_size: 96 # pixels, height and width that the networks see",
         ]
-        many = with_values(before, made, "photos")
+        many = fitted(before, made, "photos")
         values = yaml.safe_load(many)
         for key, value in made.values.items():
             where = values

@@ -1,0 +1,69 @@
+"""How far a stage is, from the numbers that its trainings leave under runs/."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.records import read_json
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is.
+
+    Attributes:
+        share: of all its steps, in [0, 1].
+        line: for people.
+    """
+
+    share: float
+    line: str
+
+
+def read_progress(root: Path, stage: str, since: float) -> Progress | None:
+    """How far the trainings of a stage are; None while there are none to see.
+
+    Args:
+        root: of the workspace.
+        stage: its name in the graph: "finetune@0.01".
+        since: seconds since the epoch; what was written earlier belongs to another try.
+    """
+    folder = root / "runs" / stage.replace("@", "/")
+    trainings = list(_written_since(folder, "progress.json", since))
+    if not trainings:
+        return None
+    shares = [one["step"] / one["total_steps"] for one in trainings]
+    announced = [one["trainings"] for one in _written_since(folder, "trainings.json", since)]
+    count = max([len(trainings), *announced])
+    running = [one for one in trainings if one["step"] < one["total_steps"]]
+    if count == 1:
+        words = [f"step {trainings[0]['step']:,} of {trainings[0]['total_steps']:,}"]
+    else:
+        words = [f"{len(trainings) - len(running)} of {count} trainings done"]
+        words += [f"at step {one['step']:,} of {one['total_steps']:,}" for one in running[:1]]
+    losses = [one["loss"] for one in running or trainings if "loss" in one]
+    words += [f"loss {losses[0]:.4g}"] if losses else []
+    rate = sum(one.get("images_per_second", 0) for one in running)
+    words += [f"{rate:,.0f} images/s"] if rate else []
+    left = [one["seconds_left"] for one in running if one["seconds_left"] is not None]
+    if left and count == len(trainings):
+        words.append(f"about {duration(max(left))} left")
+    return Progress(sum(shares) / count, ", ".join(words))
+
+
+def duration(seconds: float) -> str:
+    """As people say it: "40 s", "3 min", "2 h 05 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+
+
+def _written_since(folder: Path, name: str, since: float) -> Iterator[dict[str, Any]]:
+    for path in sorted(folder.rglob(name)):
+        try:
+            if path.stat().st_mtime >= since:
+                yield read_json(path)
+        except FileNotFoundError:  # the stage just ended and cleared up
+            continue
