@@ -9,6 +9,7 @@
     results          the table of the last report, and where the report is
     pictures         the README's pictures, from the last results
     run              the chain through Prefect; no server needed
+    apply [NAME]     make the params and results of a run with --profile or --set the project's
     serve            the chain on Prefect's page, by hand or on a schedule
     models           versions of what the chain made: list, register, get, use, rollback
 
@@ -23,8 +24,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import models, profiles
+from pydantic import ValidationError
+
+from pipeline import models, profiles, run_workspace
 from pipeline.artifacts import first_table
+from pipeline.dvc import Workspace
 from stages.errors import INTERRUPTED, UserError
 from stages.params import PARAMS_FILE, load_params
 
@@ -103,9 +107,23 @@ def parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="the chain through Prefect; no server needed")
     run.add_argument("--targets", nargs="+", default=[], metavar="STAGE", help="up to these stages")
+    run.add_argument("--profile", help="with this profile; params.yaml stays as it is")
+    run.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="with other values: finetune.seeds=1; params.yaml stays as it is",
+    )
     run.add_argument("--force", action="store_true", help="run even what has not changed")
     run.add_argument("--concurrency", type=int, default=1, help="stages at once (default 1)")
+    run.add_argument("--minutes", type=float, help="then stages save and stop; a run continues")
     run.set_defaults(command=_run)
+
+    apply = commands.add_parser("apply", help="make a run's params and results the project's own")
+    apply.add_argument("name", nargs="?", help="of the run's workspace; none: show them")
+    apply.add_argument("--force", action="store_true", help="even over what is kept nowhere else")
+    apply.set_defaults(command=_apply)
 
     serve = commands.add_parser("serve", help="the chain on Prefect's page, or on a schedule")
     serve.add_argument("--cron", help='when, as cron writes it: "0 2 * * *" is 2:00 every night')
@@ -191,29 +209,60 @@ def _results(_: argparse.Namespace) -> int:
 
 
 def _run(asked: argparse.Namespace) -> int:
-    load_params()  # a mistake shows before the seconds that Prefect takes to start
+    from pipeline.parameters import ChainParameters, read_settings
+
+    try:
+        parameters = ChainParameters(
+            targets=asked.targets,
+            profile=asked.profile,
+            overrides=read_settings(asked.set),
+            force=asked.force,
+            concurrency=asked.concurrency,
+            time_limit_minutes=asked.minutes,
+        )
+    except ValidationError as error:
+        raise UserError("\n  ".join(problem["msg"] for problem in error.errors())) from None
+    # A mistake shows before the seconds that Prefect takes to start.
+    if asked.profile is None:
+        load_params()
+    if parameters.has_own_params:
+        written = PARAMS_FILE.read_text(encoding="utf-8") if PARAMS_FILE.exists() else ""
+        parameters.params_text(written)
     # SIGTERM ends as Ctrl-C does: the flow stops its stages, and the embedded server goes too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.update({**PRIVATE, **os.environ})
     if "PREFECT_API_URL" not in os.environ:
         os.environ.update({**EMBEDDED, **os.environ})
     from pipeline import flows  # slow, and it reads the settings made above
-    from pipeline.parameters import ChainParameters
-    from pipeline.run_graph import StageFailed
+    from pipeline.run_graph import StageFailed, TimeIsUp
 
     try:
-        parameters = ChainParameters(
-            targets=asked.targets, force=asked.force, concurrency=asked.concurrency
-        )
         outcomes = flows.simclr_chain(parameters)
     except StageFailed as failure:
         print(f"error: {failure}", file=sys.stderr)
         return failure.exit_code
+    except TimeIsUp as reason:
+        print(f"stopped: {reason}", file=sys.stderr)
+        return INTERRUPTED
     except KeyboardInterrupt:
         print("stopped: every stage has ended; the same command continues", file=sys.stderr)
         return INTERRUPTED
     ran = [stage for stage, status in outcomes.items() if status == "ran"]
     print(f"{len(outcomes)} stages up to date; {len(ran)} had to be run: {', '.join(ran) or '-'}")
+    if parameters.has_own_params:
+        name = run_workspace.names_of(Workspace.here())[0]
+        print(f"they are in {run_workspace.FOLDER / name}; python -m pipeline apply {name}")
+    return 0
+
+
+def _apply(asked: argparse.Namespace) -> int:
+    project = Workspace.here()
+    if asked.name is None:
+        print("\n".join(run_workspace.names_of(project)) or "no run had params of its own yet")
+        return 0
+    changes = run_workspace.apply(project, asked.name, force=asked.force)
+    print("\n".join(changes) if changes else "no value changed")
+    print(f"params.yaml and the results are now those of {asked.name}")
     return 0
 
 

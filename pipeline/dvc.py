@@ -103,13 +103,19 @@ class Workspace:
             return None  # for instance while another dvc command holds a path
 
     def reproduce(
-        self, stage: str, on_line: Callable[[str], None], *, force: bool = False
+        self,
+        stage: str,
+        on_line: Callable[[str], None],
+        on_tick: Callable[[], None] = lambda: None,
+        *,
+        force: bool = False,
     ) -> StageOutcome:
         """Bring one stage up to date, those before it taken as they are.
 
         Args:
             stage: its name in the graph, like "finetune@0.01".
             on_line: called with every line of the stage and of dvc, as it comes.
+            on_tick: called every moment while it runs.
             force: run it even if nothing changed.
         """
         started = time.monotonic()
@@ -122,7 +128,7 @@ class Workspace:
 
         command = [*DVC, "repro", "--single-item", *options, stage]
         log = self.root / LOGS / f"{stage}.log"
-        code = processes.run(command, self.root, environment(), log, heard)
+        code = processes.run(command, self.root, environment(), log, heard, on_tick)
         return read_outcome(stage, lines, code, time.monotonic() - started)
 
     def metrics(self, stage: str) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def run(
     env: Mapping[str, str],
     log: Path,
     on_line: Callable[[str], None],
+    on_tick: Callable[[], None] = lambda: None,
 ) -> int:
     """Run a command under a guard, in a session of its own; its exit code.
 
@@ -51,6 +52,7 @@ def run(
         env: its environment, whole.
         log: output and errors are added to this file.
         on_line: called with every line of them, as it comes.
+        on_tick: called every moment, whether there is a line or not.
 
     Raises:
         Stopping: the run was told to stop.
@@ -62,7 +64,7 @@ def run(
             [sys.executable, "-P", str(GUARD), str(GRACE_SECONDS), *command], cwd, env, output
         )
         try:
-            for line in _lines(reader, guard):
+            for line in _lines(reader, guard, on_tick):
                 on_line(line)
             return guard.wait()
         finally:
@@ -113,7 +115,9 @@ def _start(
     return guard
 
 
-def _lines(reader: BinaryIO, guard: "subprocess.Popen[bytes]") -> Iterator[str]:
+def _lines(
+    reader: BinaryIO, guard: "subprocess.Popen[bytes]", on_tick: Callable[[], None]
+) -> Iterator[str]:
     """Lines of a growing file, until its writer has ended."""
     rest = b""
     while True:
@@ -124,6 +128,7 @@ def _lines(reader: BinaryIO, guard: "subprocess.Popen[bytes]") -> Iterator[str]:
             yield line.decode("utf-8", errors="replace").rstrip().rpartition("\r")[2]
         if ended:
             return
+        on_tick()
         if not whole:
             time.sleep(LOOK_EVERY_SECONDS)
 

@@ -1,31 +1,32 @@
 """A stage of dvc.yaml as a Prefect task, and the graph as tasks that wait for each other.
 
 Prefect wraps, dvc decides: each task brings its stage up to date and says whether that meant
-running it. A stage that exits 75 was interrupted and saved, so it is tried again; anything else
-stays wrong on a second try.
+running it. A stage that was interrupted (75) or that broke (a signal, a lost worker, a fault) is
+tried again and continues where it saved; a mistake of the user's (2) stays one on a second try.
 
 Cancel (the page, SIGTERM, Ctrl-C) reaches the process's main thread only, which therefore waits
 on the tasks and ends every process of the run before it passes the interruption on.
 """
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from pipeline import processes
-from pipeline.artifacts import slug, table_rows
 from pipeline.dvc import Graph, StageOutcome, Workspace
+from pipeline.page import Page, StageBar
 from pipeline.parameters import ChainParameters
 from stages.errors import INTERRUPTED, USER_MISTAKE, UserError
 
-INTERRUPTIONS_RETRIED = 2
+RETRIES = 2
+LOOK_EVERY_SECONDS = 1.0
 
 
 class StageFailed(Exception):
@@ -52,7 +53,7 @@ class WithoutTraceback(logging.Filter):
     """A stage that failed has said why in its own words; where our code raised is no news."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], StageFailed | UserError):
+        if record.exc_info and isinstance(record.exc_info[1], StageFailed | TimeIsUp | UserError):
             record.exc_info = None
         return True
 
@@ -60,19 +61,23 @@ class WithoutTraceback(logging.Filter):
 WITHOUT_TRACEBACK = WithoutTraceback()
 
 
-def was_interrupted(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failed stage is worth a second try: it was cut short, and not by our own stop."""
+class TimeIsUp(Exception):
+    """The run was given a time limit, and its stages have saved and stopped."""
+
+
+def is_worth_a_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed stage may do better: it was cut short or broke, and not by our own stop."""
     if processes.is_stopping():
         return False
     failure = state.result(raise_on_failure=False)
-    return isinstance(failure, StageFailed) and failure.exit_code == INTERRUPTED
+    return isinstance(failure, StageFailed) and failure.exit_code != USER_MISTAKE
 
 
 @task(
     task_run_name="{stage}",
-    retries=INTERRUPTIONS_RETRIED,
+    retries=RETRIES,
     retry_delay_seconds=5,
-    retry_condition_fn=was_interrupted,
+    retry_condition_fn=is_worth_a_retry,
 )
 def bring_up_to_date(
     root: Path, stage: str, before: list[StageOutcome], *, unchanged: bool, force: bool
@@ -89,20 +94,20 @@ def bring_up_to_date(
     Raises:
         StageFailed: with the stage's own exit code.
     """
-    workspace = Workspace(root)
+    workspace, page = Workspace(root), Page()
     log = get_run_logger()
     if unchanged and not force and all(outcome.status == "cached" for outcome in before):
         log.info("nothing changed")  # spares the seconds of asking dvc once more
         outcome = StageOutcome(stage, "cached", 0, 0.0)
     else:
-        outcome = workspace.reproduce(stage, log.info, force=force)
+        bar = StageBar(page, workspace, stage)
+        outcome = workspace.reproduce(stage, log.info, bar.tick, force=force)
+        bar.end("done" if outcome.status != "failed" else "stopped")
     if processes.is_stopping():  # whatever its code says, it did not come to its end unhindered
         raise StageFailed(stage, INTERRUPTED, "  the run was told to stop")
     if outcome.status == "failed":
         raise StageFailed(stage, outcome.exit_code, outcome.message)
-    rows = table_rows(workspace.metrics(stage))
-    if rows:
-        create_table_artifact(key=slug("metrics", stage), table=rows, description=f"# {stage}")
+    page.results_of(workspace, stage)
     return outcome
 
 
@@ -125,12 +130,28 @@ def run_graph(
                 }
                 task_of_stage = bring_up_to_date.with_options(name=stage)  # shown until it starts
                 futures[stage] = runner.submit(task_of_stage, arguments, wait_for=before)
-            for future in futures.values():
-                future.wait()
+            wait_for(list(futures.values()), parameters.time_limit_minutes)
         except BaseException:  # a cancel arrives here as one; no process may outlive the run
             processes.stop_all()
             raise
         return [future.result() for future in in_order_of_blame(futures)]
+
+
+def wait_for(futures: list[PrefectFuture[StageOutcome]], minutes: float | None) -> None:
+    """Until all are done.
+
+    Raises:
+        TimeIsUp: they took more than so many minutes.
+    """
+    end = time.monotonic() + 60 * minutes if minutes else None
+    for future in futures:
+        while not future.state.is_final():
+            future.wait(timeout=LOOK_EVERY_SECONDS)
+            if end is not None and time.monotonic() > end:
+                raise TimeIsUp(
+                    f"the time limit of {minutes:g} minutes is up; what ran has saved.\n"
+                    "  The next run continues there."
+                )
 
 
 def in_order_of_blame(

@@ -81,7 +81,7 @@ def label_curves_section(study: Study) -> str:
     charts = []
     for methods, what in ((on_labels, "labels"), (students, "soft labels")):
         for fraction in study.fractions:
-            curves = [_loss_curve(study, method, fraction) for method in methods]
+            curves = [loss_curve(study, method, fraction) for method in methods]
             title = f"Loss on {what}, {fraction_title(fraction)}"
             drawing = curve_chart(title, curves, "step", lambda v: f"{v:.2g}")
             charts += [f"<figure>{drawing}</figure>"] if drawing else []
@@ -94,7 +94,7 @@ def label_curves_section(study: Study) -> str:
     )
 
 
-def _loss_curve(study: Study, method: Method, fraction: str) -> Curve:
+def loss_curve(study: Study, method: Method, fraction: str) -> Curve:
     by_step: dict[float, list[float]] = defaultdict(list)
     for row in study.curve(record_name(method, fraction), method.name):
         if "step" in row and "loss" in row:
