@@ -121,14 +121,8 @@ class Workspace:
         started = time.monotonic()
         options = ["--force"] if force else []
         lines: deque[str] = deque(maxlen=KEPT_LINES)
-
-        def heard(line: str) -> None:
-            lines.append(line)
-            on_line(line)
-
-        command = [*DVC, "repro", "--single-item", *options, stage]
-        log = self.root / LOGS / f"{stage}.log"
-        code = processes.run(command, self.root, environment(), log, heard, on_tick)
+        command = ["repro", "--single-item", *options, stage]
+        code = self._stream(command, on_line, lines, f"{stage}.log", on_tick)
         return read_outcome(stage, lines, code, time.monotonic() - started)
 
     def metrics(self, stage: str) -> dict[str, Any]:
@@ -181,7 +175,7 @@ class Workspace:
             nothing here changes.
         """
         lines: deque[str] = deque(maxlen=KEPT_LINES)
-        code = self._stream(["push", *targets], on_line, lines)
+        code = self._stream(["push", *targets], on_line, lines, "push.log")
         return code, indented([line for line in lines if line.strip()])
 
     def fetch(self, out: Mapping[str, Any], into: Path) -> None:
@@ -228,6 +222,24 @@ class Workspace:
         if done.returncode:
             raise DvcFailed(indented(done.stderr.splitlines()))
         return done.stdout
+
+    def _stream(
+        self,
+        command: list[str],
+        on_line: Callable[[str], None],
+        lines: deque[str],
+        log: str,
+        on_tick: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Run a dvc command that may take hours, line by line; its exit code."""
+
+        def heard(line: str) -> None:
+            lines.append(line)
+            on_line(line)
+
+        return processes.run(
+            [*DVC, *command], self.root, environment(), self.root / LOGS / log, heard, on_tick
+        )
 
 
 def environment() -> dict[str, str]:

@@ -1,0 +1,110 @@
+"""A run with params of its own: beside the project, on its code, from its cache; then applied."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.dvc import Workspace
+from pipeline.parameters import ChainParameters
+from pipeline.run_workspace import apply, names_of, workspace_of_params
+from stages.errors import UserError
+from stages.params import load_params
+
+# Shards depend on a param; the trainer takes its steps from one.
+GRAPH = r"""
+stages:
+  shard:
+    cmd: mkdir -p data metrics && cp source data/images && echo '{"images":3}' > metrics/shard.json
+    deps: [source]
+    outs: [data/images]
+    metrics: [metrics/shard.json: {cache: false}]
+  train:
+    cmd: mkdir -p model && echo ${pretrain.seed} > model/seed && ls photos > model/photos
+    deps: [data/images]
+    params: [pretrain.seed]
+    outs: [model]
+"""
+
+
+def git(*words: str) -> str:
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+    done = subprocess.run(["git", *identity, *words], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+@pytest.fixture
+def project(checkout: Path) -> Workspace:
+    """The checkout with a commit, uncommitted changes, and everything up to date."""
+    Path("dvc.yaml").write_text(GRAPH)
+    Path(".gitignore").write_text("/runs/\n/photos/\n/model\n/data/\n.dvc/cache\n.dvc/tmp\n")
+    Path("obsolete.py").touch()
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    Path("photos").mkdir()
+    Path("photos/cat.png").touch()
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("  root: null", "  root: photos"))
+    Path("obsolete.py").unlink()
+    Path("new.py").touch()
+    workspace = Workspace.here()
+    for stage in ("shard", "train"):
+        assert workspace.reproduce(stage, lambda _: None).status == "ran"
+    return workspace
+
+
+def workspace_with_seed(project: Workspace, seed: int) -> Workspace:
+    asked = ChainParameters(overrides={"pretrain.seed": seed})
+    return workspace_of_params(project, asked.params_text(Path("params.yaml").read_text()))
+
+
+def test_run_works_beside_the_project_and_is_applied_when_asked(project: Workspace):
+    before = Path("params.yaml").read_text()
+    seed = load_params().pretrain.seed
+    beside = workspace_with_seed(project, 7)
+    assert beside.root.parent == project.root / "runs/workspaces"
+    assert (beside.root / "new.py").exists()
+    assert not (beside.root / "obsolete.py").exists()
+
+    assert beside.reproduce("shard", lambda _: None).status == "cached"  # from the shared cache
+    assert beside.reproduce("train", lambda _: None).status == "ran"
+    assert (beside.root / "model/seed").read_text() == "7\n"
+    assert (beside.root / "model/photos").read_text() == "cat.png\n"  # named by a relative path
+    assert Path("params.yaml").read_text() == before
+    assert Path("model/seed").read_text() == f"{seed}\n"
+    assert "runs" not in git("status", "--porcelain")
+
+    again = workspace_with_seed(project, 7)
+    assert again.root == beside.root
+    assert names_of(project) == [beside.root.name]
+    with pytest.raises(UserError, match="no profile and in no git commit"):
+        apply(project, beside.root.name)
+    git("commit", "-qam", "mine")
+    assert apply(project, beside.root.name) == [f"  pretrain.seed: {seed} -> 7"]
+    assert Path("model/seed").read_text() == "7\n"
+    assert project.changed() == set()
+    assert load_params().data.root == "photos"
+
+
+def test_unfinished_work_stays_and_new_code_arrives(project: Workspace):
+    beside = workspace_with_seed(project, 7)
+    (beside.root / "runs/pretrain").mkdir(parents=True)
+    (beside.root / "runs/pretrain/last.pt").touch()
+    (beside.root / "dvc.lock").write_text("theirs")
+    Path("new.py").write_text("changed")
+    again = workspace_with_seed(project, 7)
+    assert (again.root / "runs/pretrain/last.pt").exists()
+    assert (again.root / "dvc.lock").read_text() == "theirs"
+    assert (again.root / "new.py").read_text() == "changed"
+    assert workspace_with_seed(project, 8).root != again.root
+
+
+def test_unknown_run_is_refused_with_those_there_are(project: Workspace):
+    beside = workspace_with_seed(project, 7)
+    with pytest.raises(UserError, match=f"no run x in .*; there are: {beside.root.name}"):
+        apply(project, "x")
+
+
+def test_project_without_a_commit_is_told_what_to_do(checkout: Path):
+    with pytest.raises(UserError, match=r"has no git commit(.|\n)*git commit"):
+        workspace_with_seed(Workspace.here(), 7)
