@@ -9,13 +9,14 @@ on the tasks and ends every process of the run before it passes the interruption
 """
 
 import logging
-import time
+from collections.abc import Iterable
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectConcurrentFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
@@ -26,7 +27,6 @@ from pipeline.parameters import ChainParameters
 from stages.errors import INTERRUPTED, USER_MISTAKE, UserError
 
 RETRIES = 2
-LOOK_EVERY_SECONDS = 1.0
 
 
 class StageFailed(Exception):
@@ -116,7 +116,7 @@ def run_graph(
 ) -> list[StageOutcome]:
     """A task for each stage, started when those before it are done."""
     changed = workspace.changed()
-    futures: dict[str, PrefectFuture[StageOutcome]] = {}
+    futures: dict[str, PrefectConcurrentFuture[StageOutcome]] = {}
     with ThreadPoolTaskRunner(max_workers=parameters.concurrency) as runner:
         try:
             for stage, follows in graph.items():
@@ -130,32 +130,32 @@ def run_graph(
                 }
                 task_of_stage = bring_up_to_date.with_options(name=stage)  # shown until it starts
                 futures[stage] = runner.submit(task_of_stage, arguments, wait_for=before)
-            wait_for(list(futures.values()), parameters.time_limit_minutes)
+            wait_for(futures.values(), parameters.time_limit_minutes)
         except BaseException:  # a cancel arrives here as one; no process may outlive the run
             processes.stop_all()
             raise
         return [future.result() for future in in_order_of_blame(futures)]
 
 
-def wait_for(futures: list[PrefectFuture[StageOutcome]], minutes: float | None) -> None:
+def wait_for(
+    futures: Iterable[PrefectConcurrentFuture[StageOutcome]], minutes: float | None
+) -> None:
     """Until all are done.
 
     Raises:
         TimeIsUp: they took more than so many minutes.
     """
-    end = time.monotonic() + 60 * minutes if minutes else None
-    for future in futures:
-        while not future.state.is_final():
-            future.wait(timeout=LOOK_EVERY_SECONDS)
-            if end is not None and time.monotonic() > end:
-                raise TimeIsUp(
-                    f"the time limit of {minutes:g} minutes is up; what ran has saved.\n"
-                    "  The next run continues there."
-                )
+    # Not by their states: that of a stage which follows a failed one is never a final one.
+    running = [future.wrapped_future for future in futures]
+    if wait(running, timeout=60 * minutes if minutes else None).not_done:
+        raise TimeIsUp(
+            f"the time limit of {minutes:g} minutes is up; what ran has saved.\n"
+            "  The next run continues there."
+        )
 
 
 def in_order_of_blame(
-    futures: dict[str, PrefectFuture[StageOutcome]],
-) -> list[PrefectFuture[StageOutcome]]:
+    futures: dict[str, PrefectConcurrentFuture[StageOutcome]],
+) -> list[PrefectConcurrentFuture[StageOutcome]]:
     """Those that failed first: a stage that never started only follows one of them."""
     return sorted(futures.values(), key=lambda future: not future.state.is_failed())
