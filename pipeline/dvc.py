@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any, Literal
 
 import yaml
 
 from pipeline import processes
 from stages.errors import UserError
-from stages.records import read_json
+from stages.records import PROGRESS_FOLDER, read_json
 
 TAIL_LINES = 15  # of a failed stage, passed on in its message
 LOCK = "dvc.lock"
@@ -122,8 +123,14 @@ class Workspace:
         options = ["--force"] if force else []
         lines: deque[str] = deque(maxlen=KEPT_LINES)
         command = ["repro", "--single-item", *options, stage]
-        code = self._stream(command, on_line, lines, f"{stage}.log", on_tick)
+        shutil.rmtree(self.progress_of(stage), ignore_errors=True)
+        progress = {PROGRESS_FOLDER: str(self.progress_of(stage))}
+        code = self._stream(command, on_line, lines, f"{stage}.log", on_tick, progress)
         return read_outcome(stage, lines, code, time.monotonic() - started)
+
+    def progress_of(self, stage: str) -> Path:
+        """Where the trainings of a stage say how far they are."""
+        return self.root / "runs/progress" / stage
 
     def metrics(self, stage: str) -> dict[str, Any]:
         """The numbers of a stage that has run, by file: what its outs under metrics/ hold."""
@@ -230,6 +237,7 @@ class Workspace:
         lines: deque[str],
         log: str,
         on_tick: Callable[[], None] = lambda: None,
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> int:
         """Run a dvc command that may take hours, line by line; its exit code."""
 
@@ -237,8 +245,9 @@ class Workspace:
             lines.append(line)
             on_line(line)
 
+        env = {**environment(), **variables}
         return processes.run(
-            [*DVC, *command], self.root, environment(), self.root / LOGS / log, heard, on_tick
+            [*DVC, *command], self.root, env, self.root / LOGS / log, heard, on_tick
         )
 
 

@@ -104,7 +104,7 @@ class StageBar:
         if now - self.moved_at < MOVES_EVERY_SECONDS:
             return
         self.moved_at = now
-        seen = read_progress(self.workspace.root, self.stage, self.begun)
+        seen = read_progress(self.workspace.progress_of(self.stage))
         if seen is not None and seen.line != self.line:
             self.percent, self.line = round(100 * seen.share, 1), seen.line
             self._move(seen.line)

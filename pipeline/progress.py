@@ -1,9 +1,7 @@
-"""How far a stage is, from the numbers that its trainings leave under runs/."""
+"""How far a stage is, from the numbers that its trainings leave in a folder."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stages.records import read_json
 
@@ -21,21 +19,16 @@ class Progress:
     line: str
 
 
-def read_progress(root: Path, stage: str, since: float) -> Progress | None:
-    """How far the trainings of a stage are; None while there are none to see.
-
-    Args:
-        root: of the workspace.
-        stage: its name in the graph: "finetune@0.01".
-        since: seconds since the epoch; what was written earlier belongs to another try.
-    """
-    folder = root / "runs" / stage.replace("@", "/")
-    trainings = list(_written_since(folder, "progress.json", since))
+def read_progress(folder: Path) -> Progress | None:
+    """How far the trainings are that write to a folder; None while there are none to see."""
+    trainings = [read_json(path) for path in sorted((folder / "training").glob("*.json"))]
     if not trainings:
         return None
     shares = [one["step"] / one["total_steps"] for one in trainings]
-    announced = [one["trainings"] for one in _written_since(folder, "trainings.json", since)]
-    count = max([len(trainings), *announced])
+    announced = folder / "trainings.json"
+    count = len(trainings)
+    if announced.exists():
+        count = max(count, read_json(announced)["trainings"])
     running = [one for one in trainings if one["step"] < one["total_steps"]]
     if count == 1:
         words = [f"step {trainings[0]['step']:,} of {trainings[0]['total_steps']:,}"]
@@ -58,12 +51,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
-
-
-def _written_since(folder: Path, name: str, since: float) -> Iterator[dict[str, Any]]:
-    for path in sorted(folder.rglob(name)):
-        try:
-            if path.stat().st_mtime >= since:
-                yield read_json(path)
-        except FileNotFoundError:  # the stage just ended and cleared up
-            continue

@@ -1,6 +1,5 @@
 """How far a stage is, read from what its trainings leave on disk."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -9,35 +8,30 @@ from pipeline.progress import duration, read_progress
 from stages.records import write_json
 
 
-def training(folder: Path, step: int, **facts: float) -> None:
-    write_json(folder / "progress.json", {"step": step, "total_steps": 200, **facts})
+def training(folder: Path, name: str, step: int, **facts: float) -> None:
+    write_json(folder / "training" / f"{name}.json", {"step": step, "total_steps": 200, **facts})
 
 
 def test_one_training_is_told_by_its_step(tmp_path: Path):
-    folder = tmp_path / "runs/pretrain"
-    training(folder, 50, loss=3.21, images_per_second=1234.5, seconds_left=300)
-    seen = read_progress(tmp_path, "pretrain", since=0)
+    training(tmp_path, "pretrain", 50, loss=3.21, images_per_second=1234.5, seconds_left=300)
+    seen = read_progress(tmp_path)
     assert seen is not None
     assert seen.share == 0.25
     assert seen.line == "step 50 of 200, loss 3.21, 1,234 images/s, about 5 min left"
 
 
 def test_several_trainings_share_a_bar_with_those_to_come(tmp_path: Path):
-    folder = tmp_path / "runs/finetune/0.01"
-    write_json(folder / "trainings.json", {"trainings": 4})
-    training(folder / "layer-0-seed-0", 200, seconds_left=0)
-    training(folder / "layer-0-seed-1", 100, loss=0.5, images_per_second=10, seconds_left=60)
-    seen = read_progress(tmp_path, "finetune@0.01", since=0)
+    write_json(tmp_path / "trainings.json", {"trainings": 4})
+    training(tmp_path, "seed-0", 200, seconds_left=0)
+    training(tmp_path, "seed-1", 100, loss=0.5, images_per_second=10, seconds_left=60)
+    seen = read_progress(tmp_path)
     assert seen is not None
     assert seen.share == (1 + 0.5) / 4
     assert seen.line == "1 of 4 trainings done, at step 100 of 200, loss 0.5, 10 images/s"
 
 
-def test_what_an_earlier_try_left_is_not_progress(tmp_path: Path):
-    training(tmp_path / "runs/pretrain", 150, seconds_left=0)
-    os.utime(tmp_path / "runs/pretrain/progress.json", (1000, 1000))
-    assert read_progress(tmp_path, "pretrain", since=2000) is None
-    assert read_progress(tmp_path, "shard", since=0) is None
+def test_stage_that_trains_nothing_has_no_progress(tmp_path: Path):
+    assert read_progress(tmp_path / "shard") is None
 
 
 @pytest.mark.parametrize(
