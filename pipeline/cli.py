@@ -100,6 +100,9 @@ def parser() -> argparse.ArgumentParser:
     report.set_defaults(command=_report)
 
     results = commands.add_parser("results", help="the last report's table, and where it is")
+    results.add_argument(
+        "--into", type=Path, metavar="FILE", help="put the table of metrics/ there (README.md)"
+    )
     results.set_defaults(command=_results)
 
     pictures = commands.add_parser("pictures", help="the README's pictures, from the last results")
@@ -197,7 +200,13 @@ def _pictures(_: argparse.Namespace) -> int:
     return 0
 
 
-def _results(_: argparse.Namespace) -> int:
+def _results(asked: argparse.Namespace) -> int:
+    if asked.into is not None:
+        from pipeline.report.into_file import results_table, write_table
+
+        changed = write_table(asked.into, results_table(Path.cwd(), load_params()))
+        print(f"{asked.into}: {'the table is new' if changed else 'its table is that of metrics/'}")
+        return 0
     if not REPORT_TABLE.is_file():
         raise UserError(f"there is no {REPORT_TABLE} yet.\n  Make it with: make reproduce")
     profile = load_params().profile

@@ -17,7 +17,7 @@ from stages.errors import UserError
 from stages.params import Params, check_params
 
 FOLDER = Path(__file__).parent / "profiles"
-ORDER = ("smoke", "quick", "gpu", "imagenet_v1", "imagenet")  # by the time they take
+ORDER = ("smoke", "quick", "study", "gpu", "imagenet_v1", "imagenet")  # by the time they take
 
 
 def names() -> list[str]:

@@ -65,9 +65,14 @@ def _error_words(result: Result, bins: Bins) -> str:
 
 
 def _diagram(result: Result, bins: Bins, size: float = 340) -> str:
-    x, y = Scale(0, 1, 48, size - 14), Scale(0, 1, size - 48, 40)
-    title = f"{result.method.short}, {result.labels:,} labels: {_error_words(result, bins)}"
-    body = [text(0, 16, title, "bold"), y_grid(y, x.start, x.end, lambda v: f"{v:.0%}", 5)]
+    x, y = Scale(0, 1, 48, size - 14), Scale(0, 1, size - 48, 50)
+    said = _error_words(result, bins)
+    title = f"{result.method.short}, {result.labels:,} labels"
+    body = [
+        text(0, 14, title, "bold"),
+        text(0, 31, said, "axis"),
+        y_grid(y, x.start, x.end, lambda v: f"{v:.0%}", 5),
+    ]
     body += [
         text(x(tick), y.start + 19, f"{tick:.0%}", "axis", "middle")
         for tick in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

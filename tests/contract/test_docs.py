@@ -2,13 +2,15 @@
 
 import ast
 import re
+import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stages.params import Params
+from pipeline.report.into_file import results_table
+from stages.params import Params, load_params
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "pipeline/docs").glob("*.md"))
@@ -84,3 +86,17 @@ def test_every_known_trap_has_a_decision():
     text = (ROOT / "pipeline/docs/faithfulness.md").read_text(encoding="utf-8")
     numbers = [int(number) for number in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)]
     assert numbers == list(range(1, N_TRAPS + 1))
+
+
+def test_results_table_of_the_readme_is_that_of_the_metrics_in_git():
+    if not is_as_committed("metrics", "params.yaml"):
+        pytest.skip("metrics/ or params.yaml differ from the commit: a run of somebody's")
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    table = results_table(ROOT, load_params(ROOT / "params.yaml"))
+    assert [line for line in table.splitlines() if line not in lines] == []
+
+
+def is_as_committed(*paths: str) -> bool:
+    words = ["git", "status", "--porcelain", "--", *paths]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode == 0 and not done.stdout

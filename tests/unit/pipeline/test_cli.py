@@ -30,7 +30,14 @@ def test_profile_without_a_name_lists_them_and_marks_the_current(
 ):
     assert run("profile") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["smoke", "*", "gpu", "imagenet_v1", "imagenet"]
+    assert [line.split()[0] for line in lines] == [
+        "smoke",
+        "*",
+        "study",
+        "gpu",
+        "imagenet_v1",
+        "imagenet",
+    ]
     assert lines[1].startswith("* quick ")
 
 

@@ -28,6 +28,7 @@ BRIEF = {
     "finetune.views.",
     "distill.views.",
     "probe.sgd.views.",
+    "transfer.l2_grid.",  # its ends, or value by value
 }
 
 
@@ -39,13 +40,13 @@ def keys(values: Any, prefix: str = "") -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", ["smoke", "quick", "gpu", "imagenet_v1", "imagenet"])
+@pytest.mark.parametrize("name", ["smoke", "quick", "study", "gpu", "imagenet_v1", "imagenet"])
 def test_profile_can_be_used_and_carries_its_own_name(name: str):
     assert check_params(yaml.safe_load(profiles.text_of(name))).profile == name
     assert profiles.purpose_of(name)
 
 
-@pytest.mark.parametrize("name", ["smoke", "gpu", "imagenet_v1", "imagenet"])
+@pytest.mark.parametrize("name", ["smoke", "study", "gpu", "imagenet_v1", "imagenet"])
 def test_profile_names_every_knob_that_quick_names(name: str):
     quick, other = (keys(yaml.safe_load(profiles.text_of(each))) for each in ("quick", name))
     assert quick == other
@@ -69,7 +70,7 @@ def test_schema_in_the_repository_is_the_current_one(root: Path):
     assert written == profiles.schema_text(), "run: make schema"
 
 
-@pytest.mark.parametrize("name", ["smoke", "quick", "gpu", "imagenet_v1", "imagenet"])
+@pytest.mark.parametrize("name", ["smoke", "quick", "study", "gpu", "imagenet_v1", "imagenet"])
 def test_schema_accepts_the_profile_and_refuses_a_misspelt_key(name: str):
     schema = json.loads(profiles.schema_text())
     values = with_text_keys(yaml.safe_load(profiles.text_of(name)))
@@ -121,6 +122,8 @@ def test_file_that_is_no_yaml_is_not_overwritten(tmp_path: Path):
 
 
 def test_unknown_profile_is_refused_with_those_there_are(tmp_path: Path):
-    with pytest.raises(UserError, match="no profile huge; the profiles are: smoke, quick, gpu"):
+    with pytest.raises(
+        UserError, match="no profile huge; the profiles are: smoke, quick, study, gpu"
+    ):
         profiles.switch("huge", tmp_path / "params.yaml")
     assert not (tmp_path / "params.yaml").exists()

@@ -9,11 +9,13 @@ import pytest
 from pipeline.report.build import build_report
 from pipeline.report.calibration import bins_of, expected_calibration_error
 from pipeline.report.comparisons import comparisons_section
+from pipeline.report.into_file import results_table, write_table
 from pipeline.report.label_plots import efficiency_plot, label_fraction_plot
 from pipeline.report.results import Study
 from pipeline.report.runs import all_results, record_anchor
 from pipeline.report.sizes import lessons_at, sizes_section
 from pipeline.report.tables import anchor
+from stages.errors import UserError
 from tests.unit.pipeline.study_files import (
     LABELS,
     quick_params,
@@ -134,3 +136,27 @@ def test_students_stand_beside_their_own_teachers(tmp_path: Path):
     html = page_of(tmp_path)
     targets = set(re.findall(r'href="#([^"]+)"', html))
     assert targets <= set(re.findall(r'id="([^"]+)"', html))
+
+
+def test_table_of_a_file_is_replaced_and_nothing_else(whole: Path, tmp_path: Path):
+    table = results_table(whole, quick_params())
+    readme = tmp_path / "README.md"
+    readme.write_text("# A\n\n| stage | x |\n|---|---|\n\n| method | old |\n|---|---|\n\nafter\n")
+    assert write_table(readme, table)
+    assert readme.read_text() == f"# A\n\n| stage | x |\n|---|---|\n\n{table}\n\nafter\n"
+    assert not write_table(readme, table)
+
+
+def test_a_table_that_is_not_whole_replaces_nothing(tmp_path: Path):
+    params = quick_params()
+    with pytest.raises(UserError, match="holds no result"):
+        results_table(tmp_path, params)
+    write_result(tmp_path, params, "supervised", FEW, [0.7, 0.7, 0.7])
+    readme = tmp_path / "README.md"
+    readme.write_text("| method | old |\n")
+    with pytest.raises(UserError, match="not there yet"):
+        write_table(readme, results_table(tmp_path, params))
+    readme.write_text("nothing\n")
+    with pytest.raises(UserError, match="has no table"):
+        write_table(readme, "| method | new |")
+    assert readme.read_text() == "nothing\n"
