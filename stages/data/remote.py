@@ -240,6 +240,8 @@ def _file_system(address: str) -> Any:
             "read_timeout": 60,
             "retries": {"max_attempts": 1},
         }
+    elif scheme == "gs":  # which tries six times itself, and logs a traceback each time it gives up
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     elif scheme.startswith("http"):
         import aiohttp
 
