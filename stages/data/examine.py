@@ -123,10 +123,14 @@ def check_quarantine(quarantine: Sequence[tuple[str, str]], n_found: int, tolera
     if not quarantine or (len(quarantine) <= tolerance * n_found and len(quarantine) < n_found):
         return
     first = some([f"{name} ({reason})" for name, reason in quarantine])
-    much = "all" if len(quarantine) == n_found else f"{len(quarantine)} of"
+    if len(quarantine) == n_found:
+        raise UserError(
+            f"all {n_found} images can't be used: {first}.\n"
+            "  Fetch them again from where they came, or convert them to JPEG or PNG."
+        )
     raise UserError(
-        f"{much} {n_found} images can't be used, more than data.quarantine_tolerance "
-        f"({tolerance:g}) allows: {first}.\n"
+        f"{len(quarantine)} of {n_found} images can't be used, more than "
+        f"data.quarantine_tolerance ({tolerance:g}) allows: {first}.\n"
         "  Mend or remove them, or raise the tolerance in params.yaml to leave them out."
     )
 

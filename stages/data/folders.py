@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from stages.data.images import SUFFIXES
+from stages.data.images import SUFFIXES, UNREAD_SUFFIXES
 from stages.data.sources import (
     SPLIT_NAMES,
     Picture,
@@ -20,7 +20,10 @@ from stages.data.sources import (
 from stages.errors import UserError
 
 UNLABELLED = {"unlabelled", "unlabeled"}
-KEY_HEADS = {"key", "image", "file", "filename", "path", "id"}
+KEY_HEADS = {
+    *("key", "id", "name", "path", "file", "filename", "file_name", "filepath"),
+    *("image", "img", "picture", "photo", "image_id", "image_name", "image_path"),
+}
 
 
 def read_class_folders(root: Path, without: Sequence[Path] = ()) -> Source:
@@ -91,8 +94,21 @@ def read_labels_csv(root: Path, labels_csv: Path, without: Sequence[Path] = ()) 
             f"{labels_csv} has labels for {len(missing)} images that are not in {root}: "
             f"{some(missing)}.\n  Its first column must be the path below that folder, with or "
             "without its ending. Mend or remove those lines, or add the images."
+            + _what_is_there(missing[0], files, root)
         )
     return make_source(pictures, refused, str(root))
+
+
+def _what_is_there(named: str, files: Sequence[str], root: Path) -> str:
+    """A hint where a name that is not there is close to one that is."""
+    below = named.removeprefix(f"{root.as_posix()}/").removeprefix(f"{root.name}/")
+    known = {name: file for file in files for name in (file, file.rpartition(".")[0])}
+    if below != named and below in known:
+        return f"\n  Found: {below}; leave out {named[: -len(below)]}"
+    alike = {name.lower(): file for name, file in known.items()}
+    if named.lower() in alike:
+        return f"\n  Found: {alike[named.lower()]}; capitals count."
+    return ""
 
 
 def picture_in(root: Path, file: str) -> Picture:
@@ -111,12 +127,20 @@ def image_files(
     """
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "is not there"
-        raise UserError(f"{root} {what}.\n  params.yaml, data.root must name a folder of images.")
+        home = (
+            " A path is taken as written: ~ is not your home." if root.parts[:1] == ("~",) else ""
+        )
+        raise UserError(
+            f"{root} {what}.\n  params.yaml, data.root must name a folder of images.{home}"
+        )
     files, refused = [], []
     for file in files_below(root, without):
-        if Path(file).suffix.lower() not in SUFFIXES:
+        suffix = Path(file).suffix.lower()
+        if suffix not in SUFFIXES and suffix not in UNREAD_SUFFIXES:
             continue
         problem = problem_of_name(file)
+        if suffix in UNREAD_SUFFIXES:
+            problem = f"{suffix[1:].upper()} is not read here: convert it to JPEG or PNG"
         if problem is None:
             files.append(file)
         else:

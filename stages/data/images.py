@@ -17,12 +17,20 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # decoders that only de
 SUFFIXES = {
     ".jpg": "jpg",
     ".jpeg": "jpg",
+    ".jpe": "jpg",
+    ".jfif": "jpg",
     ".png": "png",
     ".webp": "webp",
     ".tif": "tiff",
     ".tiff": "tiff",
     ".bmp": "bmp",
     ".gif": "gif",
+}
+
+# Pictures by their ending, which no decoder here reads: told, not passed over.
+UNREAD_SUFFIXES = {
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".psd", ".tga", ".exr", ".ppm", ".pgm"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"),  # of cameras, as taken
 }
 
 # A large picture is refused here, by size and before its pixels are unpacked. Pillow's own limit

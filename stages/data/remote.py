@@ -47,7 +47,10 @@ class Remote:
         """
         problem = problem_of_address(address)
         if problem:
-            raise UserError(f"the address {address!r} can't be used: {problem}.")
+            raise UserError(
+                f"the address {address!r} can't be used: {problem}.\n"
+                "  Mend data.root or data.shards_at in params.yaml."
+            )
         self.address = address.rstrip("/")
         self.waits = waits
         self._files = _file_system(self.address)

@@ -71,9 +71,11 @@ def make_source(
     """
     ordered = sorted(pictures, key=lambda picture: picture.key)
     if not ordered:
+        found = some([f"{name} ({reason})" for name, reason in refused])
         raise UserError(
-            f"{where} holds no image that can be used ({len(refused)} files refused).\n"
-            "  Looked for JPEG, PNG, WebP, TIFF, BMP and GIF in it and the folders below; "
+            f"{where} holds no image that can be used"
+            + (f"; {len(refused)} files were refused: {found}" if refused else "")
+            + ".\n  Looked for JPEG, PNG, WebP, TIFF, BMP and GIF in it and the folders below; "
             "check data.root in params.yaml."
         )
     check_keys(ordered, where)

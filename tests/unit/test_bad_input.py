@@ -61,6 +61,28 @@ def missing_image() -> None:
     write_params(source="labels_csv", labels_csv="labels.csv")
 
 
+def other_capitals() -> None:
+    classes("cat", "dog")
+    Path("labels.csv").write_text("name,class\ncat/00.PNG,cat\ndog/00.png,dog\n")
+    write_params(source="labels_csv", labels_csv="labels.csv")
+
+
+def names_below_another_folder() -> None:
+    classes("cat", "dog")
+    Path("labels.csv").write_text("key,label\npictures/cat/00,cat\npictures/dog/00,dog\n")
+    write_params(source="labels_csv", labels_csv="labels.csv")
+
+
+def heic() -> None:
+    classes("cat", "dog")
+    put("pictures/dog/x.HEIC", data=b"ftypheic")
+    write_params()
+
+
+def home() -> None:
+    write_params(root="~/pictures")
+
+
 def one_class() -> None:
     classes("cat")
     write_params()
@@ -133,6 +155,10 @@ CASES: dict[Callable[[], None], str] = {
     empty: "pictures holds no image that can be used",
     no_folder: "pictures is not there",
     missing_image: "labels for 1 images that are not in pictures: dog/99",
+    other_capitals: "Found: cat/00.png; capitals count.",
+    names_below_another_folder: "Found: cat/00; leave out pictures/",
+    heic: "dog/x.HEIC (HEIC is not read here: convert it to JPEG or PNG)",
+    home: "~ is not your home",
     one_class: "only the class 'cat'; a classifier needs at least two",
     same_key: "the same key twice: cat/00",
     same_line: "labels.csv, line 3: the same key twice: cat/00",
