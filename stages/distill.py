@@ -35,6 +35,7 @@ from stages.training.sizes import (
     pretrained_of,
     student_of,
 )
+from stages.training.sole import sole_trainer
 from stages.training.steps import Answers, distill_step
 from stages.training.teachers import answers_over_views, answers_to_the_same_view
 
@@ -78,8 +79,10 @@ def main() -> None:
         for seed in range(lesson.student.seeds or params.finetune.seeds)
     ]
     expect_trainings(len(tasks))
-    trained = side_by_side(tasks, runtime, params.runtime.trainings_at_once, import_ahead)
-    conclude(lessons[0].item, trained, examiner, begun=begun, params=params.distill.model_dump())
+    item, learnt = lessons[0].item, params.distill.model_dump()
+    with sole_trainer(Path("runs") / item, runtime):
+        trained = side_by_side(tasks, runtime, params.runtime.trainings_at_once, import_ahead)
+        conclude(item, trained, examiner, begun=begun, params=learnt)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -19,6 +19,7 @@ from stages.training.runtime import Runtime
 from stages.training.seeds import SeedPair, seed_pairs
 from stages.training.side_by_side import side_by_side
 from stages.training.sizes import item_of, layers_of, of_size, pretrained_of, subsets_of
+from stages.training.sole import sole_trainer
 from stages.training.steps import classify_step
 
 
@@ -37,8 +38,9 @@ def main() -> None:
         for pair in pairs
     ]
     expect_trainings(len(tasks))
-    trained = side_by_side(tasks, runtime, params.runtime.trainings_at_once, import_ahead)
-    conclude(item, trained, examiner, begun=begun, params=params.finetune.model_dump())
+    with sole_trainer(Path("runs") / item, runtime):
+        trained = side_by_side(tasks, runtime, params.runtime.trainings_at_once, import_ahead)
+        conclude(item, trained, examiner, begun=begun, params=params.finetune.model_dump())
 
 
 def parse_arguments() -> argparse.Namespace:

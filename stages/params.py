@@ -800,8 +800,25 @@ class RuntimeParams(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     processes: Annotated[
-        Count, Field(description="pretraining processes on this host; 1 or a divisor of the batch")
+        Count, Field(description="pretraining processes on each host; 1 or a divisor of the batch")
     ] = 1
+    hosts: Annotated[
+        Count, Field(description="that pretrain together in one shared folder; see many_hosts.md")
+    ] = 1
+    launcher: Annotated[
+        Literal["rendezvous", "slurm"],
+        Field(description="of several hosts: the same command on each of them, or srun"),
+    ] = "rendezvous"
+    meet_at: Annotated[
+        str | None,
+        Field(
+            pattern=r"^\S+:\d+$",
+            description="host:port of one of the hosts, where those of a rendezvous meet",
+        ),
+    ] = None
+    slurm_options: Annotated[
+        list[str], Field(description="more words for srun, like --gpus-per-node=8")
+    ] = []
     threads: Annotated[int, Field(ge=0, description="CPU threads; 0: all cores")] = 0
     trainings_at_once: Annotated[
         int,
@@ -863,6 +880,15 @@ class RuntimeParams(Section):
             raise ValueError(
                 f"compile: {self.compile} and recompute: {self.recompute} don't go together; "
                 "the compiler chooses what to recompute"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _hosts_know_where_to_meet(self) -> Self:
+        if self.hosts > 1 and self.launcher == "rendezvous" and self.meet_at is None:
+            raise ValueError(
+                f"hosts is {self.hosts} and launcher rendezvous, so meet_at must name one of them "
+                "and a port, like host-0:29500"
             )
         return self
 

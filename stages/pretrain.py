@@ -18,6 +18,7 @@ from stages.models.simclr import SimCLR
 from stages.optim.schedules import scaled_lr
 from stages.params import WATCHING, Params, PretrainParams, duration_in_steps, load_params
 from stages.records import write_record
+from stages.training.alike import ending_alike
 from stages.training.batches import ViewLoader
 from stages.training.fingerprint import fingerprint
 from stages.training.launch import relaunched
@@ -36,6 +37,7 @@ from stages.training.recovery import Guard
 from stages.training.runtime import Runtime
 from stages.training.session import Session, write_curve
 from stages.training.sizes import of_size, pretrained_of, pretraining_of
+from stages.training.sole import sole_trainer
 from stages.training.state import TrainState
 from stages.training.watch import contrastive_watch
 
@@ -49,9 +51,17 @@ def main(size: str | None = None) -> None:
     if pretrain.init_from is not None:
         take_over(params, Path(pretrain.init_from))
         return
-    if relaunched("stages.pretrain", params.runtime.processes, ["--size", size] if size else []):
+    if relaunched("stages.pretrain", params.runtime, ["--size", size] if size else []):
         return
     runtime = start_runtime(params)
+    with ending_alike(runtime), sole_trainer(Path("runs") / item, runtime):
+        train(params, item, runtime)
+        runtime.stop()
+
+
+def train(params: Params, item: str, runtime: Runtime) -> None:
+    """This process's share of the training; the main process writes what comes of it."""
+    pretrain = params.pretrain
     store = open_store(params)
     loader = load_views(params, store, runtime, pretrain.batch_size)
     architecture = architecture_of(params)
@@ -71,7 +81,6 @@ def main(size: str | None = None) -> None:
         )
     if runtime.is_main:
         finish(params, state, store, session, architecture)
-    runtime.stop()
 
 
 def parse_arguments() -> argparse.Namespace:

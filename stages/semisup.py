@@ -23,6 +23,7 @@ from stages.training.recipes import architecture_of, start_runtime, view_recipe
 from stages.training.runtime import Runtime
 from stages.training.seeds import SeedPair, seed_pairs
 from stages.training.semisup import beside, fixmatch_step, pseudo_label_step
+from stages.training.sole import sole_trainer
 from stages.training.tuning import tune
 
 
@@ -38,23 +39,24 @@ def main() -> None:
     runtime = start_runtime(params)
     examiner = Examiner.open(params, runtime)
     item = f"semisup/{arguments.method}/{arguments.fraction}"
-    tuned = tune(
-        partial(train, item, params, arguments.method, arguments.fraction),
-        grid(params),
-        settings_of,
-        seed_pairs(params.semisup.seeds or params.finetune.seeds, 1),
-        examiner,
-        runtime,
-        params.runtime.trainings_at_once,
-    )
-    conclude(
-        item,
-        tuned.trained,
-        examiner,
-        begun=begun,
-        params=params.semisup.model_dump(),
-        grid=tuned.tried,
-    )
+    with sole_trainer(Path("runs") / item, runtime):
+        tuned = tune(
+            partial(train, item, params, arguments.method, arguments.fraction),
+            grid(params),
+            settings_of,
+            seed_pairs(params.semisup.seeds or params.finetune.seeds, 1),
+            examiner,
+            runtime,
+            params.runtime.trainings_at_once,
+        )
+        conclude(
+            item,
+            tuned.trained,
+            examiner,
+            begun=begun,
+            params=params.semisup.model_dump(),
+            grid=tuned.tried,
+        )
 
 
 def parse_arguments() -> argparse.Namespace:

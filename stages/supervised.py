@@ -22,6 +22,7 @@ from stages.training.recipes import architecture_of, start_runtime
 from stages.training.runtime import Runtime
 from stages.training.seeds import SeedPair, seed_pairs
 from stages.training.sizes import item_of, of_size, subsets_of
+from stages.training.sole import sole_trainer
 from stages.training.steps import classify_step
 from stages.training.tuning import tune
 
@@ -34,23 +35,24 @@ def main() -> None:
     runtime = start_runtime(params)
     examiner = Examiner.open(params, runtime)
     item = item_of("supervised", fraction, size)
-    tuned = tune(
-        partial(train, item, params, fraction),
-        grid(params, fraction),
-        settings_of,
-        seed_pairs(subsets_of(params, size), params.finetune.initialisations),
-        examiner,
-        runtime,
-        params.runtime.trainings_at_once,
-    )
-    conclude(
-        item,
-        tuned.trained,
-        examiner,
-        begun=begun,
-        params=params.supervised.model_dump(),
-        grid=tuned.tried,
-    )
+    with sole_trainer(Path("runs") / item, runtime):
+        tuned = tune(
+            partial(train, item, params, fraction),
+            grid(params, fraction),
+            settings_of,
+            seed_pairs(subsets_of(params, size), params.finetune.initialisations),
+            examiner,
+            runtime,
+            params.runtime.trainings_at_once,
+        )
+        conclude(
+            item,
+            tuned.trained,
+            examiner,
+            begun=begun,
+            params=params.supervised.model_dump(),
+            grid=tuned.tried,
+        )
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -14,14 +14,16 @@ from stages.evaluation.calibration import BINS, best_temperature
 MOST_CLASSES_SHOWN = 50  # a larger confusion matrix is neither read nor worth its bytes
 
 
-def import_ahead() -> None:
+def import_ahead() -> threading.Thread:
     """Begin to import torchmetrics in a thread, beside the training that comes before any score.
 
     It brings torchvision and more, and takes one core 7 seconds: twice what torch takes. The
     thread is no daemon: a process that ends early waits for it, as one that dies inside an import
     can crash.
     """
-    threading.Thread(target=_torchmetrics, name="import torchmetrics").start()
+    thread = threading.Thread(target=_torchmetrics, name="import torchmetrics")
+    thread.start()
+    return thread
 
 
 def _torchmetrics() -> ModuleType:

@@ -3,18 +3,16 @@
 import math
 import sys
 import time
-from functools import partial
 
 from tqdm import tqdm
 
+from stages.errors import say
 from stages.training.progress_file import ProgressFile
 from stages.training.runtime import Runtime
 from stages.training.state import TrainState
 
 SHOWN = ("loss", "contrastive_accuracy", "effective_rank", "online_knn")
 PLAIN_LINE_SECONDS = 10.0  # between lines in a log file
-
-say = partial(print, flush=True)
 
 
 class Progress:

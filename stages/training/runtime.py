@@ -14,11 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stages.errors import UserError
+from stages.errors import STOP_SIGNALS, StageError, UserError
 
 Module = TypeVar("Module", bound=nn.Module)
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is Slurm's warning
 
 
 @dataclass(frozen=True)
@@ -141,20 +139,42 @@ class Runtime:
         if rest:
             raise UserError(
                 f"a batch of {batch_size} images can't be dealt evenly to {self.world_size} "
-                "processes.\n  Choose a batch_size that is a multiple of runtime.processes."
+                "processes.\n  Choose a batch_size that is a multiple of them: runtime.processes "
+                "times runtime.hosts."
             )
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def any_process(self, flag: bool) -> bool:
-        """Whether the flag is set in any training process, so that all act on it together.
+        """Whether the flag is set in any training process, so that all act on it together."""
+        return bool(self.highest(int(flag)))
+
+    def highest(self, value: int) -> int:
+        """The highest value that any training process has.
 
         On a GPU it waits for the other processes, but not for what the devices have yet to do.
         """
         if self.world_size == 1:
-            return flag
-        flags = torch.tensor(int(flag))
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        return bool(flags.item())
+            return value
+        values = torch.tensor(value)
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return int(values.item())
+
+    def from_main(self, text: str) -> str:
+        """What the main process says, in every process."""
+        if self.world_size == 1:
+            return text
+        said = [text]
+        dist.broadcast_object_list(said, src=0, device=torch.device("cpu"))
+        return str(said[0])
+
+    def raise_together(self, error: Exception | None) -> None:
+        """Raise this process's error, or one of the same exit code if another process has one."""
+        code = self.highest(0 if error is None else getattr(error, "exit_code", 1))
+        if error is not None:
+            raise error
+        if code:
+            elsewhere = UserError if code == UserError.exit_code else StageError
+            raise elsewhere("another process of this training could not go on; it says why.")
 
 
 def keep_freed_memory() -> None:

@@ -9,16 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from stages.errors import Interrupted, StageError
+from stages.errors import Interrupted, StageError, StoppedTogether, say
 from stages.optim.schedules import warmup_cosine
-from stages.training import checkpoint
 from stages.training.batches import Batch, Waited
 from stages.training.event_files import EventFiles
-from stages.training.finite import FiniteWatch, NonFinite, broken_tensor
+from stages.training.finite import FiniteWatch, NonFinite
 from stages.training.loop import Watched, fit
-from stages.training.progress import Progress, say
+from stages.training.progress import Progress
 from stages.training.recovery import Guard, Recovery
 from stages.training.runtime import Runtime, StopRequest, stop_on_signals
+from stages.training.saving import Saver, resume_together
 from stages.training.state import TrainState
 from stages.training.steps import Step
 from stages.training.watch import UpdateWatch
@@ -86,15 +86,18 @@ class Session:
         Raises:
             Interrupted: a stop signal came; the state is saved.
             StageError: a number is not finite, or z has collapsed; the last good state is kept.
+            UserError: the state can't be saved.
         """
-        story = checkpoint.resume(self.state_file, state, self.fingerprint)
+        story = resume_together(self.state_file, state, self.fingerprint, runtime)
         if runtime.is_main:
             say(f"{self.name}: {self.total_steps} steps of {self.batch_size} images; {story}")
+        every = self.save_every_seconds
         with (
             stop_on_signals() as stop,
+            Saver(self.state_file, self.fingerprint, runtime, every, state.step) as saver,
             Progress(self.name, self.total_steps, state, runtime) as progress,
         ):
-            after = _AfterStep(self, runtime, describe, stop, waited, progress, probe)
+            after = _AfterStep(self, runtime, describe, stop, waited, progress, probe, saver)
             recovery = Recovery(
                 self.guard,
                 self.name,
@@ -122,11 +125,12 @@ class Session:
                 except NonFinite as found:
                     broken = NonFinite(found.step, found.what)  # holds no frame, so no batches
                 except Interrupted:  # no more data came (a network that died): keep what was learnt
-                    if runtime.is_main and state.step > 0:
-                        self.save(state)
+                    if runtime.is_main and state.step > saver.saved_step:
+                        saver.begin(state)
                     raise
                 else:
                     return
+                saver.close()
                 story = recovery.recover(state, broken)
                 if runtime.is_main:
                     say(story)
@@ -134,7 +138,7 @@ class Session:
     def stop_if_asked(self, runtime: Runtime, stop: StopRequest, state: TrainState) -> None:
         """Between two steps that are done again to find a cause; nothing is saved."""
         if runtime.any_process(bool(stop)):
-            raise Interrupted(
+            raise StoppedTogether(
                 f"{self.name} stopped on {stop.signal_name or 'another process'} while the cause "
                 f"of a number that is not finite was looked for, at step {state.step}.\n"
                 "  The same command continues from the last good state."
@@ -143,12 +147,6 @@ class Session:
     def _event_files(self, runtime: Runtime, state: TrainState) -> EventFiles:
         folder = self.tensorboard if runtime.is_main else None
         return EventFiles(folder, self.name, after_step=state.step)
-
-    def save(self, state: TrainState) -> None:
-        """Save, unless that would put numbers that are not finite in the place of good ones."""
-        if broken_tensor(state) is not None:
-            return
-        checkpoint.save(self.state_file, state, self.fingerprint)
 
 
 class _AfterStep:
@@ -163,15 +161,17 @@ class _AfterStep:
         waited: Waited,
         progress: Progress,
         probe: Probe | None,
+        saver: Saver,
     ) -> None:
         self.session, self.runtime, self.describe = session, runtime, describe
+        self.saver = saver
         self.stop, self.waited, self.progress, self.probe = stop, waited, progress, probe
         self.event_files = EventFiles(None, session.name, after_step=0)
 
     def begin(self, state: TrainState) -> None:
         """Before the first step, and again after a rollback."""
         self.finite, self.updates = FiniteWatch(), UpdateWatch()
-        self.begun = self.saved_at = self.logged_at = time.perf_counter()
+        self.begun = self.logged_at = time.perf_counter()
         self.seconds_before = state.seconds
         self.waited_before = state.waited_seconds - self.waited.seconds
         self.waited_logged = self.waited.seconds
@@ -201,13 +201,9 @@ class _AfterStep:
             self.finite.check(state)
             recovery.keep_mark(state)
         self.progress.advance(state.step)
-        stopping = self.runtime.any_process(bool(self.stop))
-        due = now - self.saved_at >= self.session.save_every_seconds
-        if self.runtime.is_main and (stopping or due or last):
-            self.session.save(state)
-            self.saved_at = now
+        stopping = self.saver.after_step(state, stop=bool(self.stop), last=last)
         if stopping and not last:
-            raise Interrupted(
+            raise StoppedTogether(
                 f"{self.session.name} stopped on {self.stop.signal_name or 'another process'} "
                 f"after step {state.step} of {self.session.total_steps}, and saved it.\n"
                 "  The same command continues there."

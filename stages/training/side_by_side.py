@@ -4,33 +4,38 @@ A small network's step is too short to share. Tuning the quick profile's baselin
 in 6,700 images/s with two trainings side by side, 4,200 with one on two threads. Each runs in a
 forked process (torch is imported once) on one thread, with its own working state, and hands back
 what it made.
+
+Why forking is safe here although torch and numpy keep threads, of which Python 3.12 and later
+warn: no Python thread of ours is on at a fork (`meanwhile` starts after it and is waited for), and
+those of BLAS and OpenMP are idle pools. OpenBLAS ends its own around a fork, and a child that
+computes on one thread never asks OpenMP for one. Importing torch afresh in each worker instead
+(spawn, forkserver) would cost every stage seconds.
 """
 
-import ctypes
 import multiprocessing
 import os
 import pickle
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from multiprocessing.sharedctypes import Synchronized
+from threading import Thread
 from types import FrameType
 from typing import Any, TypeVar
 
 import torch
 
-from stages.errors import Interrupted, StageError
-from stages.training.runtime import STOP_SIGNALS, Runtime
+from stages.errors import STOP_SIGNALS, Interrupted, StageError, end_with_parent
+from stages.training.runtime import Runtime
 
 Result = TypeVar("Result")
 Task = Callable[[Runtime], Result]
-
-_DIES_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
 
 class WorkerFailedError(Exception):
@@ -41,7 +46,7 @@ def side_by_side(
     tasks: Sequence[Task[Result]],
     runtime: Runtime,
     at_once: int,
-    meanwhile: Callable[[], object] = lambda: None,
+    meanwhile: Callable[[], Thread | None] = lambda: None,
 ) -> list[Result]:
     """Run every task and return the results in their order.
 
@@ -50,7 +55,8 @@ def side_by_side(
             returns must be picklable.
         runtime: of this process. On a GPU, and under torchrun, tasks run one after the other.
         at_once: 0: as many as the threads of this process; 1: one after the other, on all threads.
-        meanwhile: done in this process when the others have started.
+        meanwhile: done in this process when the others have started; a thread that it starts is
+            returned, and waited for at the end: at the next fork it could hold an import lock.
 
     Raises:
         Interrupted: a stop signal came; every task that was running has saved its state.
@@ -60,8 +66,11 @@ def side_by_side(
     n_workers = min(at_once or torch.get_num_threads(), len(tasks))
     alone = runtime.device.type != "cpu" or runtime.world_size > 1
     if alone or n_workers < 2 or sys.platform != "linux":
-        meanwhile()
-        return [task(runtime) for task in tasks]
+        thread = meanwhile()
+        results = [task(runtime) for task in tasks]
+        if thread is not None:
+            thread.join()
+        return results
     fork = multiprocessing.get_context("fork")
     next_task = fork.Value("l", 0)
     crew: dict[Connection, ForkProcess] = {}
@@ -70,13 +79,17 @@ def side_by_side(
         worker = fork.Process(
             target=_work, args=(tasks, replace(runtime, is_alone=False), next_task, theirs)
         )
-        worker.start()
+        with warnings.catch_warnings():  # see above why it is safe
+            warnings.filterwarnings("ignore", "This process .* multi-threaded", DeprecationWarning)
+            worker.start()
         theirs.close()
         crew[ours] = worker
     with _stopping_together(list(crew.values())) as stop:
-        meanwhile()
-        results = _collect(crew, stop)
-    return [results[number] for number in range(len(tasks))]
+        thread = meanwhile()
+        done = _collect(crew, stop)
+    if thread is not None:
+        thread.join()
+    return [done[number] for number in range(len(tasks))]
 
 
 class _Stop:
@@ -151,7 +164,7 @@ def _work(
     tasks: Sequence[Task[Any]], runtime: Runtime, next_task: "Synchronized[int]", end: Connection
 ) -> None:
     """Take tasks until none is left; send each result, or the error that came instead."""
-    _die_with_parent()
+    end_with_parent(os.getppid())
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # the parent passes it on
@@ -174,14 +187,3 @@ def _work(
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     name = signal.Signals(number).name
     raise Interrupted(f"stopped on {name} between two steps.\n  The same command continues there.")
-
-
-def _die_with_parent() -> None:
-    """Be told to stop should the parent be killed, so that no training outlives its stage."""
-    parent = os.getppid()
-    try:
-        ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGTERM)
-    except (AttributeError, OSError):
-        return
-    if os.getppid() != parent:  # it died before we asked
-        raise SystemExit(1)

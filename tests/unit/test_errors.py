@@ -1,11 +1,15 @@
 """What the user is told, and the code a stage ends with."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -93,3 +97,81 @@ def test_what_the_networks_cannot_do_ends_with_2_before_anything_runs(
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: params.yaml can't be used:\n")
     assert said in done.stderr
+
+
+STAGE = """
+import os, signal, sys, time
+from stages.errors import run_stage, say
+def main():
+    say("ready")
+    {body}
+run_stage(main)
+"""
+
+
+def a_stage(root: Path, body: str, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", STAGE.format(body=body)],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_stop_signal_outside_of_training_ends_with_75(root: Path, number: signal.Signals):
+    stage = a_stage(root, "time.sleep(60)")
+    assert stage.stdout is not None
+    assert stage.stdout.readline() == "ready\n"
+    stage.send_signal(number)
+    _, errors = stage.communicate(timeout=30)
+    assert (stage.returncode, errors) == (
+        75,
+        "stopped: interrupted outside of training; run it again\n",
+    )
+
+
+def test_a_reader_that_is_gone_ends_no_stage(root: Path):
+    stage = a_stage(
+        root,
+        "sys.stdin.readline(); [say('step') for _ in range(99)]; sys.exit(3)",
+        stdin=subprocess.PIPE,
+    )
+    assert stage.stdin is not None
+    assert stage.stdout is not None
+    stage.stdout.readline()
+    stage.stdout.close()
+    stage.stdin.write("\n")
+    stage.stdin.close()
+    assert stage.wait(timeout=30) == 3
+    assert stage.stderr is not None
+    with stage.stderr as errors:
+        assert errors.read() == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for a signal")
+def test_a_stage_of_dvc_stops_when_dvc_is_killed_and_one_of_a_shell_does_not(root: Path):
+    for stage_of, ends in (({"DVC_STAGE": "pretrain"}, True), ({}, False)):
+        starter = subprocess.Popen(
+            [
+                *(sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[1:])"),
+                *(sys.executable, "-c", STAGE.format(body="time.sleep(60)")),
+            ],
+            cwd=root,
+            env={**{k: v for k, v in os.environ.items() if k != "DVC_STAGE"}, **stage_of},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert starter.stdout is not None
+        with starter.stdout as output:
+            assert output.readline() == "ready\n"
+            (stage,) = psutil.Process(starter.pid).children()
+            starter.kill()
+            starter.wait()
+            time.sleep(0.5)
+            gone, still = psutil.wait_procs([stage], timeout=10 if ends else 0)
+            assert len(gone) == ends
+            for process in still:
+                process.kill()

@@ -184,7 +184,9 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path: Path):
 
     with pytest.raises(StageError, match="not finite at step 8"):
         run(tmp_path, Guard(), 0.5, wrap=acting_once(7, spoil), save_every_seconds=1e-9)
-    assert checkpoint.load(tmp_path / "last.pt")["state"]["step"] == 7
+    saved = checkpoint.load(tmp_path / "last.pt")["state"]
+    assert 1 <= saved["step"] <= 7  # a save that is under way when the next is due is not repeated
+    assert all(bool(weights.isfinite().all()) for weights in saved["model"].values())
 
 
 def test_black_images_collapse_and_the_run_stops_or_goes_on_as_asked(

@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import psutil
 import pytest
@@ -43,6 +45,29 @@ def test_results_come_in_the_order_of_the_tasks_from_processes_with_one_thread_e
     assert len(processes) == 2
     assert os.getpid() not in processes
     assert {(threads, alone) for *_, threads, alone in results} == {(1, False)}
+
+
+def test_a_thread_begun_meanwhile_has_ended_before_the_next_fork():
+    begun = []
+
+    def meanwhile() -> Thread:
+        begun.append(Thread(target=time.sleep, args=(0.5,)))
+        begun[0].start()
+        return begun[0]
+
+    side_by_side([partial(seen_by, number) for number in range(2)], CPU, 2, meanwhile)
+    assert not begun[0].is_alive()
+
+
+def test_forking_beside_threads_is_meant_and_warns_of_nothing():
+    """From Python 3.12 on os.fork warns of them; -W error could not show it, as it is cleared."""
+    beside = Thread(target=time.sleep, args=(1,))
+    beside.start()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        side_by_side([partial(seen_by, number) for number in range(2)], CPU, 2)
+    beside.join()
+    assert [str(warning.message) for warning in told] == []
 
 
 @pytest.mark.parametrize(("at_once", "n_tasks"), [(1, 3), (4, 1)])
