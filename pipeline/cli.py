@@ -26,7 +26,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipeline import models, profiles, run_workspace
+from pipeline import models, profiles, run_workspace, serving
 from pipeline.artifacts import first_table
 from pipeline.dvc import Workspace
 from stages.errors import INTERRUPTED, UserError
@@ -121,6 +121,18 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--force", action="store_true", help="run even what has not changed")
     run.add_argument("--concurrency", type=int, default=1, help="stages at once (default 1)")
     run.add_argument("--minutes", type=float, help="then stages save and stop; a run continues")
+    run.add_argument(
+        "--overlap",
+        choices=("queue", "skip", "cancel_new"),
+        default="queue",
+        help="where another run works here: wait (default), end as done, or end as cancelled",
+    )
+    run.add_argument(
+        "--push",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="the results to dvc's default remote: where there is one (default), always, never",
+    )
     run.set_defaults(command=_run)
 
     apply = commands.add_parser("apply", help="make a run's params and results the project's own")
@@ -130,6 +142,9 @@ def parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="the chain on Prefect's page, or on a schedule")
     serve.add_argument("--cron", help='when, as cron writes it: "0 2 * * *" is 2:00 every night')
+    serve.add_argument(
+        "--unprotected", action="store_true", help="also from a server that asks for no password"
+    )
     serve.set_defaults(command=_serve)
 
     models.add_commands(commands)
@@ -228,6 +243,8 @@ def _run(asked: argparse.Namespace) -> int:
             force=asked.force,
             concurrency=asked.concurrency,
             time_limit_minutes=asked.minutes,
+            overlap=asked.overlap,
+            push=asked.push,
         )
     except ValidationError as error:
         raise UserError("\n  ".join(problem["msg"] for problem in error.errors())) from None
@@ -242,12 +259,18 @@ def _run(asked: argparse.Namespace) -> int:
     os.environ.update({**PRIVATE, **os.environ})
     if "PREFECT_API_URL" not in os.environ:
         os.environ.update({**EMBEDDED, **os.environ})
+    from prefect.exceptions import CancelledRun
+
     from pipeline import flows  # slow, and it reads the settings made above
     from pipeline.run_graph import StageFailed, TimeIsUp
+    from pipeline.sharing import PushFailed
 
     try:
         outcomes = flows.simclr_chain(parameters)
-    except StageFailed as failure:
+    except CancelledRun:
+        print("stopped: nothing was run, for the workspace is in use", file=sys.stderr)
+        return INTERRUPTED
+    except (StageFailed, PushFailed) as failure:
         print(f"error: {failure}", file=sys.stderr)
         return failure.exit_code
     except TimeIsUp as reason:
@@ -256,6 +279,9 @@ def _run(asked: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("stopped: every stage has ended; the same command continues", file=sys.stderr)
         return INTERRUPTED
+    if not outcomes:
+        print("skipped: nothing was run, for the workspace is in use")
+        return 0
     ran = [stage for stage, status in outcomes.items() if status == "ran"]
     print(f"{len(outcomes)} stages up to date; {len(ran)} had to be run: {', '.join(ran) or '-'}")
     if parameters.has_own_params:
@@ -278,23 +304,15 @@ def _apply(asked: argparse.Namespace) -> int:
 def _serve(asked: argparse.Namespace) -> int:
     load_params()
     os.environ.update({**PRIVATE, **os.environ})
-    from prefect.client.schemas.objects import ConcurrencyLimitConfig
     from prefect.settings import get_current_settings
-    from prefect.types.entrypoint import EntrypointType
 
-    from pipeline import flows
-
-    if get_current_settings().api.url is None:
-        raise UserError(
-            "no Prefect server is set, and a schedule needs one that stays.\n"
-            "  In another terminal: .venv/bin/prefect server start\n"
-            "  and here: export PREFECT_API_URL=http://127.0.0.1:4200/api"
-        )
-    flows.simclr_chain.serve(
-        name="simclr",
-        cron=asked.cron,
-        # One workspace, one run: another waits for it.
-        global_limit=ConcurrencyLimitConfig(limit=1, collision_strategy="ENQUEUE"),
-        entrypoint_type=EntrypointType.MODULE_PATH,
+    api = get_current_settings().api
+    warnings = serving.check_server(
+        api.url,
+        has_password=api.auth_string is not None or api.key is not None,
+        unprotected=asked.unprotected,
     )
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    serving.serve(asked.cron)
     return 0

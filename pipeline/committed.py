@@ -27,6 +27,10 @@ class Commit:
     root: Path
     name: str = "HEAD"
 
+    @property
+    def short(self) -> str:
+        return git(self.root, "rev-parse", "--short", self.name)
+
     def file(self, path: str) -> str | None:
         """A file's text; None where the commit has none of that name."""
         done = _run_git(self.root, "show", f"{self.name}:./{path}")

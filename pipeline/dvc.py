@@ -145,6 +145,14 @@ class Workspace:
             shutil.copy2(settings, self.root / ".dvc/config.local")
         cache = other.root / other._answer(["cache", "dir"]).strip()
         self._answer(["cache", "dir", "--local", str(cache)])
+        remote = other.default_remote()
+        if remote is not None:  # an address that is relative counts from the file that has it
+            url = next(
+                line.partition("=")[2]
+                for line in other._answer(["config", "--list"]).splitlines()
+                if line.startswith(f"remote.{remote}.url=")
+            )
+            self._answer(["remote", "modify", "--local", remote, "url", url])
 
     def take_results(self, other: "Workspace", *, force: bool = False) -> None:
         """Make the results of another workspace, which shares our cache, our own.
@@ -199,7 +207,7 @@ class Workspace:
         Raises:
             DvcFailed: with what dvc said, mostly that neither cache nor remote has it.
         """
-        cache = self._answer(["cache", "dir"]).strip()
+        cache = self.root / self._answer(["cache", "dir"]).strip()
         config = f"{self._answer(['config', '--list'])}\n{OF_A_COPY}cache.dir={cache}\n"
         entry = {**out, "path": "fetched"}
         into.parent.mkdir(parents=True, exist_ok=True)

@@ -1,17 +1,23 @@
 """The chain as a Prefect flow, derived from dvc.yaml: what it works on, and what is shown of it."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
+from prefect.states import Completed, State
 
-from pipeline import processes
-from pipeline.dvc import Workspace, upstream_of
+from pipeline import notify, processes
+from pipeline.dvc import StageOutcome, Workspace, upstream_of
+from pipeline.holder import WorkspaceBusy
 from pipeline.page import Page
 from pipeline.parameters import EVERYTHING, ChainParameters
 from pipeline.run_graph import WITHOUT_TRACEBACK, run_graph
 from pipeline.run_workspace import workspace_of_params
+from pipeline.sharing import push_results, remote_for
+from pipeline.turn import left_out, turn_in
 from pipeline.what_ran import name_of_run
 from stages.params import PARAMS_FILE, load_params
 
@@ -22,31 +28,62 @@ def name_on_the_page() -> str:
     return name_of_run(ChainParameters.model_validate(asked))
 
 
-@flow(name="simclr-chain", flow_run_name=name_on_the_page, log_prints=False)
-def simclr_chain(parameters: ChainParameters = EVERYTHING) -> dict[str, str]:
+@flow(
+    name="simclr-chain",
+    flow_run_name=name_on_the_page,
+    log_prints=False,
+    on_failure=[notify.send_word_of_failure],
+    on_crashed=[notify.send_word_of_failure],
+)
+def simclr_chain(parameters: ChainParameters = EVERYTHING) -> Any:
     """Bring the chain up to date: what dvc finds changed is run, the rest is left.
 
-    Started in the project's root. Works there, unless it has params of its own. Stages that do
-    not follow a failed one are still brought up to date.
+    Started in the project's root, it works when no other run does; there, unless it has params of
+    its own. Stages that do not follow a failed one are still brought up to date.
 
     Returns:
-        "ran" or "cached" for each stage.
+        A state, which Prefect makes the run's own: what the page shows, and for who called the
+        flow as a function "ran" or "cached" for each stage; none where it had to skip.
 
     Raises:
         UserError: the params can't be used, or a target is no stage; nothing has run.
         StageFailed: the first stage that failed.
         TimeIsUp: it took longer than it was given; its stages have saved.
+        PushFailed: the results are whole here, but not all at the remote.
     """
     processes.allow_starts()
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(WITHOUT_TRACEBACK)  # again does nothing
-    project, page = Workspace.here(), Page()
+    project = Workspace.here()
+    try:
+        with turn_in(project.root, parameters.overlap):
+            return run_chain(project, parameters)
+    except WorkspaceBusy as busy:
+        return left_out(busy, parameters.overlap)
+
+
+def run_chain(project: Workspace, parameters: ChainParameters) -> State[dict[str, str]]:
+    """The stages, then what becomes of their results."""
+    page = Page()
     workspace = workspace_for(project, parameters)
+    remote = remote_for(workspace, parameters.push)
     page.what_ran(project, workspace, parameters)
     graph = upstream_of(workspace.graph(), parameters.targets)
     outcomes = run_graph(workspace, graph, parameters)
     page.answer(workspace)
-    return {outcome.stage: outcome.status for outcome in outcomes}
+    message = summary(outcomes)
+    if remote is not None:
+        try:
+            push_results(workspace.root, list(graph), remote)
+        except BaseException:  # a cancel, too: dvc may still be sending
+            processes.stop_all()
+            raise
+        message += f"; results are at the remote {remote}"
+    get_run_logger().info(message)
+    if any(outcome.status == "ran" for outcome in outcomes):
+        notify.send_word_if_better(workspace, list(graph), flow_run.name)
+    statuses = {outcome.stage: outcome.status for outcome in outcomes}
+    return Completed(message=message, data=statuses)
 
 
 def workspace_for(project: Workspace, parameters: ChainParameters) -> Workspace:
@@ -60,3 +97,11 @@ def workspace_for(project: Workspace, parameters: ChainParameters) -> Workspace:
         return project
     written = Path(PARAMS_FILE).read_text(encoding="utf-8")
     return workspace_of_params(project, parameters.params_text(written))
+
+
+def summary(outcomes: Sequence[StageOutcome]) -> str:
+    """What the run came to, in one line."""
+    ran = [outcome.stage for outcome in outcomes if outcome.status == "ran"]
+    if not ran:
+        return f"nothing changed: {len(outcomes)} stages are up to date"
+    return f"{len(outcomes)} stages up to date; {len(ran)} had to be run: {', '.join(ran)}"

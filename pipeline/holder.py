@@ -139,7 +139,7 @@ def _write(file: IO[str], holder: Holder) -> None:
 
 
 def _stage_in(root: Path) -> Holder | None:
-    """A stage that runs in that folder: `python -m stages.NAME`."""
+    """A stage that runs in or below that folder: `python -m stages.NAME`."""
     ours = _ourselves()
     for process in psutil.process_iter():
         try:
@@ -149,11 +149,16 @@ def _stage_in(root: Path) -> Holder | None:
                 for option, module in pairwise(words)
             )
             # The shell between dvc and a stage has the stage's words in one argument: not it.
-            if is_stage and process.pid not in ours and Path(process.cwd()) == root.resolve():
+            if is_stage and process.pid not in ours and _is_inside(process.cwd(), root):
                 return Holder.of(process)
         except (psutil.Error, OSError):
             continue  # it ended meanwhile, or belongs to somebody else
     return None
+
+
+def _is_inside(folder: str, root: Path) -> bool:
+    """Also in a workspace that a run with params of its own has under runs/."""
+    return Path(folder).is_relative_to(root.resolve())
 
 
 def _dvc_in(root: Path) -> Holder | None:

@@ -149,7 +149,7 @@ def row(one: Version) -> tuple[str, ...]:
     scored = f"{one.score} ({one.score.method})" if one.score else "-"
     return (
         *(one.name, one.version, ", ".join(one.stages) or "-", scored),
-        *(one.commit[:7], one.registered, (one.data or "-")[:8], size(one)),
+        *(one.commit[:7], one.registered[:10], (one.data or "-")[:8], size(one)),
     )
 
 

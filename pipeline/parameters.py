@@ -1,17 +1,19 @@
 """What a run of the chain can be asked for: the form on Prefect's page, the words of `run`."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, field_validator
 
 from pipeline import profiles
+from pipeline.holder import Overlap
 from pipeline.params_text import with_values
 from stages.errors import UserError
 from stages.params import check_params
 
 OF_THIS_RUN = "params of this run"
+Push = Literal["auto", "always", "never"]
 
 
 class ChainParameters(BaseModel, extra="forbid"):
@@ -43,6 +45,20 @@ class ChainParameters(BaseModel, extra="forbid"):
         float | None,
         Field(gt=0, description="then stages save and stop; the next run continues there"),
     ] = None
+    overlap: Annotated[
+        Overlap,
+        Field(
+            description="where another run or a dvc command works in the same folder: wait for it "
+            "(queue), end at once as Completed (skip) or as Cancelled (cancel_new)"
+        ),
+    ] = "queue"
+    push: Annotated[
+        Push,
+        Field(
+            description="copy the results to dvc's default remote at the end: where there is one "
+            "(auto), always, or never"
+        ),
+    ] = "auto"
 
     @field_validator("profile")
     @classmethod

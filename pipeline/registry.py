@@ -29,7 +29,7 @@ class Version:
     version: str
     stages: list[str]  # that point at it now
     commit: str
-    registered: str  # date
+    registered: str  # ISO 8601, UTC
     path: str
     out: dict[str, Any]  # its entry in dvc.lock: md5, size in bytes and the like
     data: str | None  # fingerprint of the shards
@@ -62,7 +62,7 @@ class Registry:
                 shown["artifact"],
                 shown["version"],
                 shown["commit_hexsha"],
-                f"{shown['activated_at']:%Y-%m-%d}",
+                f"{shown['activated_at']:%Y-%m-%d %H:%M:%S}",
                 [stage for stage, at in stages.items() if at[-1] == shown["version"]],
             )
             for shown, stages in found

@@ -24,6 +24,7 @@ from pipeline import processes
 from pipeline.dvc import Graph, StageOutcome, Workspace
 from pipeline.page import Page, StageBar
 from pipeline.parameters import ChainParameters
+from pipeline.sharing import PushFailed
 from stages.errors import INTERRUPTED, USER_MISTAKE, UserError
 
 RETRIES = 2
@@ -53,7 +54,8 @@ class WithoutTraceback(logging.Filter):
     """A stage that failed has said why in its own words; where our code raised is no news."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], StageFailed | TimeIsUp | UserError):
+        told = StageFailed | TimeIsUp | PushFailed | UserError
+        if record.exc_info and isinstance(record.exc_info[1], told):
             record.exc_info = None
         return True
 

@@ -1,10 +1,18 @@
-"""A small checkout with a graph of its own, for tests of what drives dvc."""
+"""A small checkout with a graph of its own, for tests of what drives dvc; a webhook's receiver."""
 
+import json
 import shutil
 import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from pipeline import notify
+from pipeline.notify import WEBHOOK
 
 # It counts its steps in a file, saves and exits 75 when told to stop, and continues where it was.
 TRAINER = """
@@ -61,3 +69,47 @@ def checkout(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     Path("trainer.py").write_text(TRAINER)
     Path("source").write_text("three pictures")
     return tmp_path
+
+
+class Receiver(ThreadingHTTPServer):
+    """A server that people's chat stands for; it turns the first posts away when told to."""
+
+    def __init__(self) -> None:
+        self.got: list[dict[str, Any]] = []
+        self.turned_away = 0
+        self.turn_away = 0
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/secret"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.server.turn_away > self.server.turned_away:
+            self.server.turned_away += 1
+            self.send_error(503)
+            return
+        self.server.got.append(json.loads(body))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on the terminal."""
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    monkeypatch.setattr(notify, "WAITS", (0.01, 0.01))
+    server = Receiver()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv(WEBHOOK, server.address)
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()

@@ -1,0 +1,76 @@
+"""Runs from Prefect's page: which server may be talked to, and what it is told of the chain."""
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from stages.errors import UserError
+
+NO_SERVER = (
+    "no Prefect server is set, and a schedule needs one that stays.\n"
+    "  In another terminal: .venv/bin/prefect server start\n"
+    "  and here: export PREFECT_API_URL=http://127.0.0.1:4200/api"
+)
+# Values of a run that a schedule starts; the others are those of the form.
+ON_SCHEDULE = {"parameters": {"overlap": "skip"}}
+
+
+def check_server(url: str | None, *, has_password: bool, unprotected: bool) -> list[str]:
+    """Whether runs may be taken from that server; what to be warned of.
+
+    Whoever reaches a Prefect server without a password starts runs here, with params of theirs.
+
+    Args:
+        url: of the server's API; None: no server is set.
+        has_password: PREFECT_API_AUTH_STRING or PREFECT_API_KEY is set.
+        unprotected: the user takes a server without a password all the same.
+
+    Raises:
+        UserError: there is no server, or it is on a network and asks for no password.
+    """
+    if url is None:
+        raise UserError(NO_SERVER)
+    if is_loopback(url):
+        return []
+    if not has_password and not unprotected:
+        raise UserError(
+            f"the Prefect server {url} is not on this machine, and no password for it is set: "
+            "everybody who reaches it could start runs here.\n"
+            "  Start it with PREFECT_SERVER_API_AUTH_STRING=name:password and set "
+            "PREFECT_API_AUTH_STRING here to the same,\n"
+            "  reach it through an ssh tunnel as 127.0.0.1, or say --unprotected if only people "
+            "you trust can reach it."
+        )
+    warnings = []
+    if not has_password:
+        warnings.append(f"{url} asks for no password: who reaches it starts runs here")
+    if urlsplit(url).scheme != "https":
+        warnings.append(f"{url} is not https: the network in between reads passwords and results")
+    return warnings
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address leads to this machine without leaving it."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def serve(cron: str | None) -> None:
+    """Take runs from the server that is set, by hand and on a schedule, until told to end.
+
+    The deployment has no limit of its own: what a run does when another one is on is one of its
+    parameters, and holds for runs of other deployments and for those started by hand as well.
+    """
+    from prefect.schedules import Cron
+    from prefect.types.entrypoint import EntrypointType
+
+    from pipeline import flows
+
+    flows.simclr_chain.serve(
+        name="simclr",
+        # What a run that was skipped would have found, the next one finds.
+        schedules=[Cron(cron, parameters=ON_SCHEDULE)] if cron else None,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
