@@ -3,6 +3,7 @@
     init DIR         look at a folder of images and write a params.yaml that fits it
     profile [NAME]   show the profiles, or write one to params.yaml
     check            check params.yaml, run nothing
+    plan             what a run would cost on this machine: steps, memory, disk, time
     bench            images per second of loader, network and both on this machine
     schema           the JSON schema of params.yaml
     report           the report from what is there now; dvc's report stage does the same
@@ -85,6 +86,10 @@ def parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="check params.yaml, run nothing")
     check.set_defaults(command=_check)
+
+    plan = commands.add_parser("plan", help="what each stage would cost on this machine")
+    plan.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    plan.set_defaults(command=_plan)
 
     bench = commands.add_parser("bench", help="images/s of the loader, of the network, and of both")
     bench.add_argument("--seconds", type=float, default=10.0, help="for each (default 10)")
@@ -181,11 +186,19 @@ def _check(_: argparse.Namespace) -> int:
     return 0
 
 
+def _plan(asked: argparse.Namespace) -> int:
+    return _in_a_process_with_torch("stages.plan", ["--json"] if asked.json else [])
+
+
 def _bench(asked: argparse.Namespace) -> int:
-    load_params()  # a mistake shows before the seconds that torch takes to start
-    words = [sys.executable, "-m", "stages.bench", "--seconds", str(asked.seconds)]
+    words = ["--seconds", str(asked.seconds)]
     words += ["--batch-size", str(asked.batch_size)] if asked.batch_size is not None else []
-    words += ["--json"] if asked.json else []
+    return _in_a_process_with_torch("stages.bench", words + ["--json"] * asked.json)
+
+
+def _in_a_process_with_torch(module: str, arguments: list[str]) -> int:
+    load_params()  # a mistake shows before the seconds that torch takes to start
+    words = [sys.executable, "-m", module, *arguments]
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.run(words, env={**os.environ, "PYTHONPATH": paths}, check=False).returncode
 

@@ -1,0 +1,48 @@
+"""What a run will cost on this machine, before it runs: behind `python -m pipeline plan`.
+
+Steps, images, operations, weights, memory, disk and time of every stage that params.yaml asks for,
+with what would be too much and the cheaper choice. Times come from a few real steps of the real
+networks on drawn images; nothing is written.
+
+    python -m stages.plan [--json]
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+
+import psutil
+
+from stages.errors import run_stage
+from stages.params import load_params
+from stages.planning.counts import count_images
+from stages.planning.estimate import Plan, estimate
+from stages.planning.rates import Machine
+from stages.planning.table import as_text
+from stages.training.runtime import Runtime
+
+
+def main() -> None:
+    started = time.time() - psutil.Process().create_time()  # Python, torch and our code
+    asked = parse_arguments()
+    begun = time.perf_counter()
+    params = load_params()
+    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
+    counts = count_images(params)
+    plan = estimate(params, counts, Machine(params, counts, runtime), started)
+    print(as_json(plan) if asked.json else as_text(plan, time.perf_counter() - begun))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="stages.plan", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    return parser.parse_args()
+
+
+def as_json(plan: Plan) -> str:
+    return json.dumps(asdict(plan) | {"seconds": plan.seconds, "disk_bytes": plan.disk_bytes})
+
+
+if __name__ == "__main__":
+    run_stage(main)
