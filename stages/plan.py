@@ -20,7 +20,7 @@ from stages.planning.counts import count_images
 from stages.planning.estimate import Plan, estimate
 from stages.planning.rates import Machine
 from stages.planning.table import as_text
-from stages.training.runtime import Runtime
+from stages.training.recipes import start_runtime
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     asked = parse_arguments()
     begun = time.perf_counter()
     params = load_params()
-    runtime = Runtime.start(params.runtime.device, params.runtime.threads)
+    runtime = start_runtime(params)
     counts = count_images(params)
     plan = estimate(params, counts, Machine(params, counts, runtime), started)
     print(as_json(plan) if asked.json else as_text(plan, time.perf_counter() - begun))

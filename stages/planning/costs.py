@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from stages.models.resnet import Recompute
 from stages.models.simclr import Classifier, SimCLR, build_classifier, build_encoder, build_simclr
 from stages.params import EncoderParams, HeadParams
-from stages.planning.work import Network, Training
+from stages.planning.trainings import Network, Training
 
 COUNTED_VIEWS = 32  # what is kept once, whatever the batch, then counts little
 FLOAT = 4  # bytes
@@ -87,7 +87,9 @@ def _build(
     return build_classifier(build_simclr(f), from_layer=0, n_classes=classes)
 
 
-def step_flops(training: Training, cost: Cost, *, memory_keys: int, passes: int) -> float:
+def step_flops(
+    training: Training, cost: Cost, *, memory_keys: int, passes: int, teacher: Cost | None = None
+) -> float:
     """Of one step: the network, and the contrastive loss over all pairs.
 
     Args:
@@ -95,10 +97,12 @@ def step_flops(training: Training, cost: Cost, *, memory_keys: int, passes: int)
         cost: of its network.
         memory_keys: past keys that join the negatives; a momentum encoder makes them.
         passes: parts in which the batch goes through; more than one means a forward pass more.
+        teacher: of the network that looks at every view as well.
     """
     views = training.batch_size * training.views_per_image
     each = cost.training_flops + (passes > 1) * cost.forward_flops
-    each += (memory_keys > 0 or training.taught) * cost.forward_flops
+    each += (memory_keys > 0) * cost.forward_flops
+    each += teacher.forward_flops if teacher else 0
     if training.network.head is None:
         return views * each
     width = training.network.head.out_dim
@@ -125,7 +129,12 @@ def training_bytes(
         memory_keys: past keys that are kept; a momentum encoder makes them.
         images_at_once: of a pass, in this process.
     """
-    copies = 2 + OPTIMIZER_COPIES[training.optimizer.name] + (memory_keys > 0) + training.taught
+    copies = (
+        2
+        + OPTIMIZER_COPIES[training.optimizer.name]
+        + (memory_keys > 0)
+        + (training.taught_by is not None)
+    )
     weights = copies * cost.parameters * FLOAT
     keys = memory_keys * (training.network.head.out_dim if training.network.head else 0) * FLOAT
     seen = images_at_once * training.views_per_image

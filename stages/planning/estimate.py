@@ -14,7 +14,8 @@ from stages.planning.costs import FLOAT, OPTIMIZER_COPIES, training_bytes
 from stages.planning.counts import Counts
 from stages.planning.machine import Hardware, hardware_of, usable_cores
 from stages.planning.rates import Machine
-from stages.planning.work import Training, Work, work_of
+from stages.planning.trainings import Training, Work
+from stages.planning.work import work_of
 
 DAY = 86_400.0
 TOO_LONG = DAY  # of a stage
@@ -253,8 +254,9 @@ def warnings_of(params: Params, plan: Plan) -> list[str]:
 
 
 def _section(stage: StagePlan) -> str:
-    """Of params.yaml: "distill" of "distill_same@0.01"."""
-    return stage.stage.partition("@")[0].partition("_")[0]
+    """Of params.yaml: "distill" of "distill_same@0.01" and of "student@..."."""
+    section = stage.stage.partition("@")[0].partition("_")[0]
+    return "distill" if section in {"student", "own"} else section
 
 
 def _smaller(section: str) -> str:

@@ -29,8 +29,8 @@ from stages.planning.costs import Cost, cost_of, step_flops, training_bytes
 from stages.planning.counts import Counts
 from stages.planning.drawn import DrawnImages, drawn_photo, seconds_of_sharding
 from stages.planning.machine import cores_are_busy, threads
-from stages.planning.work import Network, Training
-from stages.training.batches import ViewLoader
+from stages.planning.trainings import Network, Training, kind_of
+from stages.training.loading import loader_of
 from stages.training.pretraining import build_state, step_of
 from stages.training.products import build_from
 from stages.training.recipes import evaluation_recipe, optimizer_for, view_recipe
@@ -48,7 +48,7 @@ SMALLEST_BATCH = 4
 DRAWN = 512  # images in memory
 READ_AT_ONCE = 250
 LBFGS_ROWS, LBFGS_ITERATIONS = (200, 2_000), 10
-LBFGS_SHARE = 0.5  # of max_iterations that are done before it has converged
+LBFGS_USUAL = 30  # iterations of one l2 that was begun at the answer of the one before
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Machine:
     def training(self, training: Training, *, one_thread: bool) -> Rate:
         """Of an image in a step of a training, the making of its views included."""
         one_thread = one_thread or self._counts_cores
-        key = (training.network, _kind(training.views), one_thread)
+        key = (training.network, kind_of(training.views), one_thread)
         if key not in self._known:
             tried, words = self._affordable(training)
             seconds = self._time_steps(tried, one_thread)
@@ -109,7 +109,7 @@ class Machine:
     def reading(self, network: Network, views: ViewParams | None, *, one_thread: bool) -> Rate:
         """Of an image that a finished net looks at; `views`: of a random view of it."""
         one_thread = one_thread or self._counts_cores
-        key = (network, "reads", views and _kind(views), one_thread)
+        key = (network, "reads", views and kind_of(views), one_thread)
         if key not in self._known:
             narrower, size = network, READ_AT_ONCE
             while not self._fits(forward := self.cost(narrower).forward_flops * size):
@@ -123,11 +123,11 @@ class Machine:
         return replace(rate, seconds=self.cost(network).forward_flops / rate.flops_per_second)
 
     def lbfgs_seconds(self, n_images: int, n_fits: int, max_iterations: int) -> float:
-        """Of linear classifiers on features, for about half of the iterations allowed."""
+        """Of linear classifiers on features, one after the other along a path of l2 values."""
         few, many = self._lbfgs_iterations
         each = (many - few) / (LBFGS_ROWS[1] - LBFGS_ROWS[0])
         seconds = few + max(each, 0.0) * (n_images - LBFGS_ROWS[0])
-        return max(seconds, 0.0) * n_fits * max_iterations * LBFGS_SHARE
+        return max(seconds, 0.0) * n_fits * min(max_iterations, LBFGS_USUAL)
 
     @cached_property
     def _lbfgs_iterations(self) -> tuple[float, float]:
@@ -156,7 +156,9 @@ class Machine:
         keys = memory.size if training.is_contrastive and memory.kind != "none" else 0
         passes = self.passes if training.is_contrastive else 1
         cost = self.cost(training.network)
-        return step_flops(training, cost, memory_keys=keys, passes=passes) / training.batch_size
+        teacher = self.cost(training.taught_by) if training.taught_by else None
+        flops = step_flops(training, cost, memory_keys=keys, passes=passes, teacher=teacher)
+        return flops / training.batch_size
 
     @property
     def passes(self) -> int:
@@ -178,7 +180,7 @@ class Machine:
         room, words = PROBE_BYTES, ""
         if self.runtime.device.type == "cuda":
             room = 0.6 * torch.cuda.mem_get_info()[0]
-        tried = replace(training, taught=False)
+        tried = replace(training, taught_by=None)
         if training.is_contrastive:
             tried = replace(tried, batch_size=max(min(tried.batch_size, self.share), 2))
         while not self._fits(self._flops(tried) * tried.batch_size) or room < self._bytes(tried):
@@ -205,7 +207,7 @@ class Machine:
 
     def _time_steps(self, training: Training, one_thread: bool) -> float:
         state, step = self._ready(training)
-        loader = ViewLoader(
+        loader = loader_of(self.params, self.runtime)(
             self._images,
             view_recipe(training.views, self.params.data.image_size),
             training.batch_size,
@@ -229,8 +231,10 @@ class Machine:
             state = build_state(asked, architecture, size, self.runtime, recompute)
             return state, step_of(asked, self.runtime)
         model = self.runtime.place(self._classifier(training.network)).train()
-        optimizer = optimizer_for(model, training.optimizer, training.batch_size)
-        return TrainState(model, optimizer), classify_step(self.runtime)
+        optimizer = optimizer_for(
+            model, training.optimizer, training.batch_size, fused=self.runtime.fused_optimizer
+        )
+        return TrainState(model, optimizer), classify_step(self.runtime, training.precision)
 
     def _classifier(self, network: Network) -> nn.Module:
         return build_from(
@@ -251,12 +255,13 @@ class Machine:
         places = np.arange(size) % images.n_images
         seen_as = evaluation_recipe(self.params)
         recipe = view_recipe(views, self.params.data.image_size) if views else None
-        loader = ViewLoader(images, recipe, size, n_views=1, seed=0) if recipe else None
+        make = loader_of(self.params, self.runtime)
+        loader = make(images, recipe, size, n_views=1, seed=0) if recipe else None
 
         def read() -> None:
             shown = loader.batch(0).views_VBCHW[0] if loader else seen_as(images.images(places))
             with torch.inference_mode():
-                model(shown.to(self.runtime.device, memory_format=torch.channels_last))
+                model(self.runtime.arrange(shown.to(self.runtime.device)))
 
         with threads(1 if one_thread else None):
             return self._time(read, of_cores=one_thread) / size
@@ -293,10 +298,3 @@ class Machine:
         decoded = self.counts.train * data.image_size**2 * data.channels
         jpeg = None if decoded <= CACHE_BYTES else drawn_photo(0, data.channels)
         return cast("ImageStore", DrawnImages(pixels, jpeg, data.channels))
-
-
-def _kind(views: ViewParams) -> tuple[object, ...]:
-    """What decides how long a view takes."""
-    jitters = views.jitter_probability > 0 and (views.brightness > 0 or views.contrast > 0)
-    in_colour = views.saturation > 0 or views.hue > 0
-    return views.convention, views.size, jitters, jitters and in_colour, views.blur_probability > 0

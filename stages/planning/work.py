@@ -1,135 +1,44 @@
 """What each stage of params.yaml will do, in nets, steps and images; nothing is measured here."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 from stages.params import (
-    EncoderParams,
     FinetuneOverride,
-    HeadParams,
-    OptimizerParams,
     Params,
+    StudentParams,
     SupervisedOverride,
-    ViewParams,
     duration_in_steps,
 )
 from stages.planning.counts import Counts
+from stages.planning.trainings import Network, Training, Work
+from stages.training.sizes import label_shares_of, layers_of, of_size, student_of, subsets_of
 
 TRANSFER_IMAGES = {"digits": 1_797, "elpv": 2_624}
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network that is trained or read out.
-
-    Attributes:
-        encoder: of params.yaml.
-        head: None for a classifier, whose layers of g are a small part of it.
-    """
-
-    encoder: EncoderParams
-    head: HeadParams | None = None
-
-    def narrower(self) -> "Network":
-        """Half as wide: a quarter of the operations and the weights."""
-        width = self.encoder.width_multiplier / 2
-        encoder = self.encoder.model_copy(update={"width_multiplier": width})
-        return replace(self, encoder=encoder)
-
-    @property
-    def in_words(self) -> str:
-        return f"its network at width {self.encoder.width_multiplier:g}"
-
-
-@dataclass(frozen=True)
-class Training:
-    """Nets of one kind that a stage trains.
-
-    Attributes:
-        network: what is trained.
-        steps: of each net.
-        batch_size: images of a step.
-        views: what images are seen as.
-        optimizer: of params.yaml.
-        nets: how many are trained so.
-        taught: a teacher of the same network looks at every view.
-        precision: of the network.
-    """
-
-    network: Network
-    steps: int
-    batch_size: int
-    views: ViewParams
-    optimizer: OptimizerParams
-    nets: int = 1
-    taught: bool = False
-    precision: str = "float32"
-
-    @property
-    def is_contrastive(self) -> bool:
-        return self.network.head is not None
-
-    @property
-    def views_per_image(self) -> int:
-        return 2 if self.is_contrastive else 1
-
-    @property
-    def images(self) -> int:
-        """Of all nets."""
-        return self.steps * self.batch_size * self.nets
-
-
-@dataclass(frozen=True)
-class Work:
-    """One stage, or one of its matrix items.
-
-    Attributes:
-        stage: as dvc names it.
-        trainings: nets that it trains, some of them side by side.
-        embedded: images that a finished net reads, by network.
-        answered: views that a teacher answers ahead, by what they are seen as.
-        probed: (images, l2 values) of each linear classifier by L-BFGS.
-        sharded: images that become shards.
-        assumed_seconds: of drawing and reading that no probe measures.
-    """
-
-    stage: str
-    trainings: tuple[Training, ...] = ()
-    embedded: tuple[tuple[Network, int], ...] = ()
-    answered: tuple[tuple[Network, ViewParams, int], ...] = ()
-    probed: tuple[tuple[int, int], ...] = ()
-    sharded: int = 0
-    assumed_seconds: float = 0.0
-
-    @property
-    def steps(self) -> int:
-        return sum(training.steps * training.nets for training in self.trainings)
-
-    @property
-    def images(self) -> int:
-        """That networks go through, back or not; or that become shards."""
-        return (
-            sum(training.images for training in self.trainings)
-            + sum(n for _, n in self.embedded)
-            + sum(n for *_, n in self.answered)
-            + self.sharded
-        )
 
 
 def work_of(params: Params, counts: Counts) -> list[Work]:
     """Every stage, in the order in which they run."""
     fractions = params.finetune.label_fractions
     classifier = Network(params.pretrain.encoder)
-    transfer = [TRANSFER_IMAGES[name] for name in params.transfer.datasets]
+    transfer = [TRANSFER_IMAGES.get(name, 2_000) for name in params.transfer.datasets]
     return [
+        Work("listing"),
         Work("shard", sharded=counts.all_images),
         *(Work(f"subsets@{fraction}") for fraction in fractions),
-        _pretrain(params, counts),
+        _pretrain(params, counts, "pretrain"),
         Work("gallery", embedded=((classifier, counts.all_images),), assumed_seconds=4),
         *(_probe(params, counts, fraction) for fraction in fractions),
-        *(_supervised(params, counts, fraction) for fraction in fractions),
-        *(_finetune(params, counts, fraction) for fraction in fractions),
+        *(_supervised(params, counts, fraction, None) for fraction in fractions),
+        *(_finetune(params, counts, fraction, None) for fraction in fractions),
         *(_distill(params, counts, fraction, "same") for fraction in fractions),
         *(_distill(params, counts, fraction, "small") for fraction in fractions),
+        *(
+            _semisup(params, counts, fraction, method)
+            for method in params.semisup.methods
+            for fraction in fractions
+        ),
+        *_study_of_sizes(params, counts),
         Work(
             "transfer",
             embedded=tuple((classifier, 2 * n) for n in transfer),
@@ -140,11 +49,26 @@ def work_of(params: Params, counts: Counts) -> list[Work]:
     ]
 
 
-def _pretrain(params: Params, counts: Counts) -> Work:
+def _study_of_sizes(params: Params, counts: Counts) -> Iterator[Work]:
+    """Nothing where sizes.encoders and sizes.students are empty."""
+    sizes = params.sizes
+    for size in sizes.encoders:
+        sized = of_size(params, size)
+        yield _pretrain(sized, counts, f"pretrain_size@{size}")
+        for fraction in sizes.label_fractions:
+            yield _supervised(sized, counts, fraction, size)
+            yield _finetune(sized, counts, fraction, size)
+    for teacher in (None, *sizes.encoders):
+        for student in sizes.students:
+            for fraction in sizes.label_fractions:
+                yield _student(params, counts, fraction, teacher, student)
+
+
+def _pretrain(params: Params, counts: Counts, stage: str) -> Work:
     pretrain = params.pretrain
     network = Network(pretrain.encoder, pretrain.head)
     if pretrain.init_from is not None:
-        return Work("pretrain", embedded=((Network(pretrain.encoder), 512),))
+        return Work(stage, embedded=((Network(pretrain.encoder), 512),))
     batch_size = min(pretrain.batch_size, counts.train)
     steps = duration_in_steps(pretrain.duration, counts.train, batch_size)
     looked = ()
@@ -162,7 +86,7 @@ def _pretrain(params: Params, counts: Counts) -> Work:
         pretrain.optimizer,
         precision=pretrain.precision,
     )
-    return Work("pretrain", (training,), embedded=looked)
+    return Work(stage, (training,), embedded=looked)
 
 
 def _probe(params: Params, counts: Counts, fraction: str) -> Work:
@@ -180,8 +104,8 @@ def _probe(params: Params, counts: Counts, fraction: str) -> Work:
     return Work(stage, embedded=embedded, answered=((network, recipe.views, images),))
 
 
-def _supervised(params: Params, counts: Counts, fraction: str) -> Work:
-    recipe, seeds = params.supervised, params.finetune.seeds
+def _supervised(params: Params, counts: Counts, fraction: str, size: str | None) -> Work:
+    recipe = params.supervised
     override = recipe.overrides.get(fraction, SupervisedOverride())
     labels = counts.labels_of(fraction)
     batch_size = min(recipe.batch_size, labels)
@@ -196,24 +120,48 @@ def _supervised(params: Params, counts: Counts, fraction: str) -> Work:
         recipe.views_grid[0],
         recipe.optimizer,
     )
-    n_lrs = len(override.lr_grid or recipe.lr_grid)
+    nets = subsets_of(params, size) * params.finetune.initialisations
     grid = [
-        replace(one, steps=steps, views=views, nets=n_lrs)
+        replace(one, steps=steps, views=views, nets=len(override.lr_grid or recipe.lr_grid))
         for steps in durations
         for views in recipe.views_grid
     ]
-    kept = [replace(one, nets=seeds - 1)] if seeds > 1 else []  # of the longest, until it is known
-    embedded = _examined(counts, seeds) + n_lrs * len(grid) * counts.validation
-    network = Network(params.pretrain.encoder)
-    return Work(f"supervised@{fraction}", (*grid, *kept), embedded=((network, embedded),))
+    return _tuned(_stage_of("supervised", fraction, size), grid, one, nets, counts)
 
 
-def _finetune(params: Params, counts: Counts, fraction: str) -> Work:
-    recipe, seeds = params.finetune, params.finetune.seeds
+def _semisup(params: Params, counts: Counts, fraction: str, method: str) -> Work:
+    recipe = params.semisup
+    labels = counts.labels_of(fraction)
+    batch_size = min(recipe.batch_size, labels)
+    durations = [duration_in_steps(text, labels, batch_size) for text in recipe.duration_grid]
+    views = (2 if method == "fixmatch" else 1) * recipe.unlabelled_ratio * batch_size
+    one = Training(
+        Network(params.pretrain.encoder),
+        max(durations),
+        batch_size + views,
+        recipe.strong_views if method == "fixmatch" else recipe.weak_views,
+        recipe.optimizer,
+    )
+    grid = [replace(one, steps=steps, nets=len(recipe.lr_grid)) for steps in durations]
+    nets = recipe.seeds or params.finetune.seeds
+    return _tuned(f"semisup@{method}-{fraction}", grid, one, nets, counts)
+
+
+def _tuned(stage: str, grid: list[Training], one: Training, nets: int, counts: Counts) -> Work:
+    """Every setting on one label subset, then one of them, the longest until it is known."""
+    rest = [replace(one, nets=nets - 1)] if nets > 1 else []
+    tried = sum(setting.nets for setting in grid) * counts.validation
+    embedded = ((one.network, tried + _examined(counts, nets)),)
+    return Work(stage, (*grid, *rest), embedded=embedded)
+
+
+def _finetune(params: Params, counts: Counts, fraction: str, size: str | None) -> Work:
+    recipe = params.finetune
     override = recipe.overrides.get(fraction, FinetuneOverride())
     labels = counts.labels_of(fraction)
     batch_size = min(override.batch_size or recipe.batch_size, labels)
-    nets = len(recipe.layers_at(fraction)) * seeds
+    layers = layers_of(params, fraction, size)
+    nets = len(layers) * subsets_of(params, size) * recipe.initialisations
     training = Training(
         Network(params.pretrain.encoder),
         duration_in_steps(override.duration or recipe.duration, labels, batch_size),
@@ -221,17 +169,43 @@ def _finetune(params: Params, counts: Counts, fraction: str) -> Work:
         recipe.views,
         recipe.optimizer,
         nets,
+        precision=recipe.precision,
     )
     embedded = ((training.network, _examined(counts, nets)),)
-    return Work(f"finetune@{fraction}", (training,), embedded=embedded)
+    return Work(_stage_of("finetune", fraction, size), (training,), embedded=embedded)
+
+
+def _stage_of(stage: str, fraction: str, size: str | None) -> str:
+    return f"{stage}@{fraction}" if size is None else f"{stage}_size@{size}-{fraction}"
 
 
 def _distill(params: Params, counts: Counts, fraction: str, which: str) -> Work:
-    recipe = params.distill
-    student = recipe.same if which == "same" else recipe.small
-    nets = student.seeds or params.finetune.seeds
-    batch_size = min(recipe.batch_size, counts.train)
+    student: StudentParams = getattr(params.distill, which)
     teacher = Network(params.pretrain.encoder)
+    return _taught(f"distill_{which}@{fraction}", params, counts, student, teacher, 1)
+
+
+def _student(params: Params, counts: Counts, fraction: str, teacher: str | None, name: str) -> Work:
+    stage = f"own_student@{name}-{fraction}"
+    if teacher is not None:
+        stage = f"student@{teacher}-{name}-{fraction}"
+    taught_by = Network(of_size(params, teacher).pretrain.encoder)
+    shares = len(label_shares_of(params))
+    return _taught(stage, params, counts, student_of(params, name), taught_by, shares)
+
+
+def _taught(
+    stage: str,
+    params: Params,
+    counts: Counts,
+    student: StudentParams,
+    teacher: Network,
+    lessons: int,
+) -> Work:
+    """Students of one kind, each in so many lessons."""
+    recipe = params.distill
+    nets = (student.seeds or params.finetune.seeds) * lessons
+    batch_size = min(recipe.batch_size, counts.train)
     training = Training(
         Network(student.encoder or params.pretrain.encoder),
         duration_in_steps(student.duration, counts.train, batch_size),
@@ -239,11 +213,12 @@ def _distill(params: Params, counts: Counts, fraction: str, which: str) -> Work:
         recipe.views,
         recipe.optimizer,
         nets,
-        taught=recipe.teacher_views == 0,
+        taught_by=teacher if recipe.teacher_views == 0 else None,
+        precision=recipe.precision,
     )
     ahead = recipe.teacher_views * counts.train * nets
     return Work(
-        f"distill_{which}@{fraction}",
+        stage,
         (training,),
         embedded=((training.network, _examined(counts, nets)),),
         answered=((teacher, recipe.views, ahead),) if ahead else (),

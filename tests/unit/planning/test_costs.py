@@ -7,7 +7,7 @@ from torch import Tensor
 from stages.models.simclr import build_encoder, build_simclr
 from stages.params import EncoderParams, HeadParams, LabelledViewParams, OptimizerParams
 from stages.planning.costs import cost_of, step_flops, training_bytes
-from stages.planning.work import Network, Training
+from stages.planning.trainings import Network, Training
 
 RESNET_50 = EncoderParams(depth=50, width_multiplier=1.0, stem="imagenet")
 TINY = EncoderParams(depth=10, width_multiplier=0.125, stem="small_stride2")

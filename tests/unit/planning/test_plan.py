@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from functools import reduce
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from stages.planning.amounts import count, duration, size
 from stages.planning.counts import Counts, count_images
 from stages.planning.estimate import Plan, StagePlan, makespan, warnings_of
 from stages.planning.machine import Hardware
-from stages.planning.work import Work, work_of
+from stages.planning.trainings import Work
+from stages.planning.work import work_of
 
 FASHION = Counts(55_000, 55_000, 5_000, 10_000, 10, 2_562, "test")
 
@@ -82,15 +85,19 @@ def test_the_work_of_quick(root: Path):
     assert works["shard"].sharded == 70_000
 
 
-@pytest.mark.parametrize("profile", ["smoke", "gpu", "imagenet", "imagenet_v1"])
+def values(params: Params, template: str) -> list[str]:
+    """Of a matrix of dvc.yaml: "${finetune.label_fractions}"."""
+    return reduce(getattr, template.strip("${}").split("."), params)  # ty: ignore
+
+
+@pytest.mark.parametrize("profile", ["smoke", "study", "gpu", "imagenet", "imagenet_v1"])
 def test_every_stage_of_the_graph_has_its_work(root: Path, profile: str):
     params = params_of(root, profile)
     graph = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    fractions = params.finetune.label_fractions
     named = {
-        f"{name}@{fraction}" if "matrix" in stage else name
+        "@".join([name, "-".join(item)] if item else [name])
         for name, stage in graph.items()
-        for fraction in fractions
+        for item in product(*(values(params, of) for of in stage.get("matrix", {}).values()))
     }
     assert {work.stage for work in work_of(params, FASHION)} == named
 
