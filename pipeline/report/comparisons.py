@@ -19,9 +19,10 @@ def comparisons_section(study: Study) -> str:
     seeds = max(len(result.by_seed()) for result in study.results.values())
     return (
         "<h3>Tests between methods</h3><p>Each method minus the supervised net, paired by label "
-        "subset. p by Student's t takes the differences for normal; p by signs is exact and "
-        f"assumes nothing, but {_floor(seeds)}. Both are for one comparison looked at alone: "
-        "among ten, one in twenty comes out small by chance.</p>"
+        "subset. p by Student's t takes the differences for normal; p by signs is exact and only "
+        "assumes that without an effect each could as well have had the other sign, but "
+        f"{_floor(seeds)}. Both are for one comparison looked at alone: among ten, one in twenty "
+        "comes out small by chance.</p>"
         f"{tables}"
     )
 

@@ -39,7 +39,7 @@ def curve_chart(
     values = [y for curve in curves for _, y in curve.points]
     low, high = min(values), max(values)
     pad = 0.05 * (high - low) or abs(high) * 0.05 or 1.0
-    right = width - (100 if named else 12)
+    right = width - (112 if named else 12)
     last = max(x for curve in curves for x, _ in curve.points)
     first = min(x for curve in curves for x, _ in curve.points)
     x = Scale(first, last, 58, right)

@@ -49,7 +49,7 @@ def by_labels(
     """A line per method over the number of labels; `marks` are named levels across the plot."""
     study, height, short = page.study, page.height, page.short
     counts = sorted({p.labels for _, found in shown for p in found})
-    right = page.width - (100 if short else 258)
+    right = page.width - (112 if short else 258)
     x = Scale(counts[0], counts[-1], 62, right - 14, log=True)
     chosen = {chosen_at(study, fraction) for fraction in study.fractions[:1]}
     body = [y_grid(y, x.start - 10, right, show)]

@@ -13,7 +13,7 @@ from tests.unit.pipeline.study_files import quick_params, write_study
 pytestmark = pytest.mark.browser
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-PHONE, DESK = 390, 1280  # pixels across
+PHONE, DESK, PAPER = 390, 1280, 703  # pixels across; A4 less its margins
 # What reaches beyond the page's right edge, other than inside what scrolls by itself.
 TOO_WIDE = """() => [...document.querySelectorAll('main *')]
     .filter(e => !e.closest('.scroll, pre, svg') && e.offsetParent !== null)
@@ -96,6 +96,14 @@ def test_dark_is_dark_and_print_is_white(browser: Any, report: Path, told: list[
     assert colours(page) == ("rgb(20, 23, 27)", "rgb(232, 234, 237)")
     page.emulate_media(media="print", color_scheme="dark")
     assert colours(page) == ("rgb(255, 255, 255)", "rgb(0, 0, 0)")
+    page.close()
+
+
+def test_what_is_printed_fits_the_paper(browser: Any, report: Path, told: list[str]):
+    page = opened(browser, report, told, viewport={"width": PAPER, "height": 1000})
+    page.emulate_media(media="print")
+    assert page.evaluate(TOO_WIDE.replace(".scroll, pre, ", "")) == []
+    assert page.evaluate(CUT_TEXT) == []
     page.close()
 
 
