@@ -30,6 +30,8 @@ class BatchNorm(nn.Module):
         n_passes: training passes that make up a step; see `moved_once_in_passes`.
         updates_statistics: whether training moves the moving statistics; see
             `frozen_moving_statistics`.
+        momentum: share of the new batch in the moving statistics; 0.1, unless a short training
+            sets it (`use_momentum`).
     """
 
     running_mean: Tensor
@@ -52,6 +54,7 @@ class BatchNorm(nn.Module):
         self.rows_together: int | None = None
         self.n_passes = 1
         self.updates_statistics = True
+        self.momentum = MOMENTUM
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise by the batch in training, by the moving statistics otherwise.
@@ -78,11 +81,11 @@ class BatchNorm(nn.Module):
     @torch.no_grad()
     def _move(self, mean_C: Tensor, variance_C: Tensor) -> None:
         if self.n_passes == 1:
-            self.running_mean.lerp_(mean_C, MOMENTUM)
-            self.running_var.lerp_(variance_C, MOMENTUM)
+            self.running_mean.lerp_(mean_C, self.momentum)
+            self.running_var.lerp_(variance_C, self.momentum)
         else:
-            self.running_mean.add_(mean_C, alpha=MOMENTUM / self.n_passes)
-            self.running_var.add_(variance_C, alpha=MOMENTUM / self.n_passes)
+            self.running_mean.add_(mean_C, alpha=self.momentum / self.n_passes)
+            self.running_var.add_(variance_C, alpha=self.momentum / self.n_passes)
 
     def _normalise(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All rows as one, and the mean and biased variance that they had."""
@@ -147,6 +150,12 @@ def normalise_rows_together(module: nn.Module, rows: int | None) -> None:
         norm.rows_together = rows
 
 
+def use_momentum(module: nn.Module, momentum: float) -> None:
+    """Let the moving statistics of `module` take this share of every new batch."""
+    for norm in _batch_norms(module):
+        norm.momentum = momentum
+
+
 @contextmanager
 def moved_once_in_passes(module: nn.Module, n_passes: int) -> Generator[None, None, None]:
     """Within it, `n_passes` equal training passes move the moving statistics as one would.
@@ -160,7 +169,8 @@ def moved_once_in_passes(module: nn.Module, n_passes: int) -> Generator[None, No
         return
     moving = [part for norm in norms for part in (norm.running_mean, norm.running_var)]
     with torch.no_grad():
-        torch._foreach_mul_(moving, 1 - MOMENTUM)
+        kept = [1 - norm.momentum for norm in norms for _ in range(2)]
+        torch._foreach_mul_(moving, kept)
     for norm in norms:
         norm.n_passes = n_passes
     try:

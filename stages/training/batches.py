@@ -6,24 +6,42 @@ Shapes: V views of an image, B images (this process's rows of the global batch),
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.data.on_device import to_device
 from stages.data.order import Order
-from stages.data.store import ImageStore
 from stages.data.views import ViewRecipe, make_views
 
 Item = TypeVar("Item")
+
+
+class Images(Protocol):
+    """What is trained on: a store of shards, or images listed one by one."""
+
+    @property
+    def key_hashes(self) -> NDArray[np.uint64]: ...
+
+    @property
+    def n_images(self) -> int: ...
+
+    def images(self, positions_B: NDArray[np.int64]) -> Tensor | list[Tensor]: ...
+
+    def class_tensor(self, positions_B: NDArray[np.int64]) -> Tensor | None: ...
+
+    def order(self, seed: int) -> Order: ...
+
+    def read_ahead(self, shards: Iterable[int]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +76,7 @@ class ViewLoader:
         n_threads: batches that are made at once, in their order; 0: each when it is asked for.
     """
 
-    store: ImageStore
+    store: Images
     recipe: ViewRecipe
     batch_size: int
     n_views: int

@@ -16,7 +16,7 @@ from stages.evaluation.features import outputs
 from stages.evaluation.predictions import reliability
 from stages.optim.schedules import scaled_lr
 from stages.params import OptimizerParams, Params, ViewParams, duration_in_steps
-from stages.training.batches import Batch, ViewLoader
+from stages.training.batches import Batch, Images, ViewLoader
 from stages.training.images import open_images
 from stages.training.loading import loader_of
 from stages.training.recipes import evaluation_recipe, optimizer_for, view_recipe
@@ -59,7 +59,7 @@ class Schooling:
         self,
         name: str,
         model: nn.Module,
-        store: ImageStore,
+        store: Images,
         train_step: Step,
         params: Params,
         runtime: Runtime,

@@ -125,6 +125,31 @@ def classify_step(runtime: Runtime, precision: str = "float32", *, head_decay: f
     return step
 
 
+def several_classes_step(runtime: Runtime, targets_NK: Tensor, precision: str = "float32") -> Step:
+    """Images of several classes each: a logistic loss per class, summed over the classes.
+
+    Args:
+        runtime: device and processes.
+        targets_NK: whether an image, by its position in the store, is of a class.
+        precision: of the network; the loss is float32 always.
+    """
+    targets_NK = targets_NK.float()
+
+    def step(state: TrainState, batch: Batch) -> Watched:
+        images_BCHW = _one_view(batch, runtime)
+        targets_BK = targets_NK[torch.from_numpy(batch.positions_B)].to(runtime.device)
+        with runtime.autocast(precision):
+            logits_BK = state.model(images_BCHW)
+        losses_BK = F.binary_cross_entropy_with_logits(
+            logits_BK.float(), targets_BK, reduction="none"
+        )
+        loss = losses_BK.sum(dim=1).mean()
+        _update(state, loss, runtime)
+        return {"loss": loss.detach()}
+
+    return step
+
+
 def distill_step(
     runtime: Runtime,
     teacher: Answers,
