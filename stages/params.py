@@ -869,13 +869,25 @@ class TransferParams(Section):
     refit: Annotated[
         bool, Field(description="learn again from training and validation at the chosen strength")
     ] = False
+    train: Annotated[
+        list[Literal["finetune", "scratch"]],
+        AfterValidator(_no_doubles),
+        Field(description="whole networks to train beside the linear classifiers"),
+    ] = []
     finetune: Annotated[
-        TransferTraining | None, Field(description="the pretrained network; null: not done")
+        TransferTraining | None, Field(description="of the pretrained network, where train has it")
     ] = None
     scratch: Annotated[
-        TransferTraining | None, Field(description="the same network untrained; null: not done")
+        TransferTraining | None, Field(description="of the same untrained, where train has it")
     ] = None
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _trainings_have_their_settings(self) -> Self:
+        for name in self.train:
+            if getattr(self, name) is None:
+                raise ValueError(f"train names {name}: write {name}: duration, batch_size, lr_grid")
+        return self
 
     @model_validator(mode="after")
     def _each_name_once(self) -> Self:

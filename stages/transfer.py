@@ -166,7 +166,7 @@ def fine_tuned(
         ("finetune", networks.pretrained, params.transfer.finetune),
         ("scratch", networks.untrained, params.transfer.scratch),
     ):
-        if recipe is None:
+        if recipe is None or method not in params.transfer.train:
             continue
         started = time.perf_counter()
         tuning = Tuning(

@@ -19,6 +19,7 @@ from pipeline.report.label_plots import (
 )
 from pipeline.report.methods import fraction_title
 from pipeline.report.mistakes import mistakes_section
+from pipeline.report.papers import papers_section
 from pipeline.report.pieces import missing
 from pipeline.report.provenance import (
     clock,
@@ -48,6 +49,7 @@ def page(study: Study) -> str:
         ("pictures", "What the net sees", pictures_section),
         ("training", "Training", training_section),
         ("transfer", "On other data", transfer_section),
+        ("papers", "The papers' figures", papers_section),
         ("data", "Data", data_section),
         ("time", "Seconds per stage", time_section),
         ("provenance", "Provenance", provenance_section),

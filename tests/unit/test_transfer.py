@@ -36,13 +36,19 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[s
         "datasets": [{"name": "shades", "source": "folder", "root": "shades"}, "voc2007", "dtd"],
         "root": "sets",
         "refit": True,
+        "train": ["finetune", "scratch"],
         "finetune": {
             **training,
             "lr_grid": [0.0001, 0.03],
             "weight_decay_grid": [0.0001],
             "decay_over_lr": True,
         },
-        "scratch": {**training, "lr_grid": [0.03], "no_weight_decay": True},
+        "scratch": {
+            **training,
+            "lr_grid": [0.03],
+            "weight_decay_grid": [],
+            "no_weight_decay": True,
+        },
     }
     written["runtime"] |= {"device": "cpu", "threads": 1}
     Path("params.yaml").write_text(yaml.safe_dump(written), encoding="utf-8")

@@ -28,7 +28,13 @@ BRIEF = {
     "finetune.views.",
     "distill.views.",
     "probe.sgd.views.",
-    "transfer.l2_grid.",  # its ends, or value by value
+    "transfer.l2_grid.",  # a grid is its ends, or value by value
+    "transfer.finetune.lr_grid.",
+    "transfer.finetune.weight_decay_grid.",
+    "transfer.finetune.views.",
+    "transfer.scratch.lr_grid.",
+    "transfer.scratch.weight_decay_grid.",
+    "transfer.scratch.views.",
 }
 
 
