@@ -87,7 +87,10 @@ class Measured:
                 f"{keep_up}; this process may use {self.cores}. Leave runtime.threads at 0, and "
                 "give it more cores, smaller images in the shards, or lighter views (no blur)."
             )
-        return f"{keep_up}; it has {self.threads} threads. Set runtime.threads to 0 (all)."
+        return (
+            f"{keep_up}; it has {self.threads} threads. Set runtime.threads to 0 (all), and raise "
+            "runtime.loader_threads."
+        )
 
 
 @dataclass(frozen=True)
