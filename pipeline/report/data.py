@@ -6,7 +6,8 @@ from typing import Any
 
 from pipeline.report.methods import fraction_title
 from pipeline.report.pieces import facts_list, missing, shown, words_of
-from pipeline.report.results import Record, Study
+from pipeline.report.reading import Record
+from pipeline.report.results import Study
 
 MOST_LISTED = 50  # quarantined or doubled images named in the page; all are in shard.run.json
 

@@ -44,17 +44,15 @@ class Efficiency:
 
     @property
     def words(self) -> str:
-        """'2.3 times (95% interval 1.6 to 3.4)' or 'more than 55 times'."""
-        if self.sign == "=":
-            more = ""
-            if self.interval is not None:
-                low, high = self.interval
-                more = f" (95% interval {times_text(low)} to {times_text(high)})"
-            elif len(self.by_seed) > 1:
-                low, high = min(self.by_seed.values()), max(self.by_seed.values())
-                more = f" ({times_text(low)} to {times_text(high)} over the subsets it is known of)"
-            return f"{times_text(self.times)} times{more}"
-        return f"{'more' if self.sign == '>' else 'less'} than {times_text(self.times)} times"
+        """'2.3 times the labels (95% interval 1.6 to 3.4)' or 'more than 55 times the labels'."""
+        if self.sign != "=":
+            bound = "more" if self.sign == ">" else "less"
+            return f"{bound} than {times_text(self.times)} times the labels"
+        more = ""
+        if self.interval is not None:
+            low, high = self.interval
+            more = f" (95% interval {times_text(low)} to {times_text(high)})"
+        return f"{times_text(self.times)} times the labels{more}"
 
 
 def times_text(times: float) -> str:

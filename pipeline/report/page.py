@@ -34,7 +34,7 @@ from pipeline.report.sizes import sizes_section
 from pipeline.report.tables import html_table
 from pipeline.report.training import grid_section, label_curves_section, pretraining_section
 from pipeline.report.transfer import transfer_section
-from pipeline.report.verdict import gain_at, labels_for_same, sentence
+from pipeline.report.verdict import efficiency_sentence, gain_at, labels_for_same, sentence
 
 STYLE = Path(__file__).with_name("style.css")
 
@@ -195,10 +195,7 @@ def gain_section(study: Study) -> str:
 def efficiency(study: Study) -> str:
     plots = efficiency_plot(study, 1040, 400, short=False)
     plots += efficiency_plot(study, 340, 400, short=True)
-    found = [e for gain in gains(study)[:1] if (e := labels_for_same(study, gain)) is not None]
-    said = "".join(
-        f" Ours at {e.result.labels:,} labels is worth {escape(e.words)} the labels." for e in found
-    )
+    said = f" {escape(efficiency_sentence(study))}".rstrip()
     if not plots:
         return ""
     return (

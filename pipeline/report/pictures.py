@@ -18,7 +18,8 @@ from PIL import Image
 from pipeline.report.gallery import as_picture
 from pipeline.report.methods import fraction_title
 from pipeline.report.page import STYLE
-from pipeline.report.results import Arrays, Study
+from pipeline.report.reading import Arrays
+from pipeline.report.results import Study
 from pipeline.report.svg import apart
 from pipeline.report.tables import chosen_at
 from stages.errors import UserError

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-from pipeline.report.results import Record
+from pipeline.report.reading import Record
 from pipeline.report.tables import NOT_RUN
 
 

@@ -3,7 +3,8 @@
 from html import escape
 
 from pipeline.report.pieces import facts_list, missing
-from pipeline.report.results import Record, Study
+from pipeline.report.reading import Record
+from pipeline.report.results import Study
 
 STAGE_TITLES = {
     "shard": "Shards",

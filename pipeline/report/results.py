@@ -4,26 +4,17 @@ Names follow from params, so a file left over from other params is never shown. 
 there yet is an empty result, for the report can be built at any moment; a damaged one is an error.
 """
 
-import csv
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, variance
-from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.report.methods import Method, methods_of, record_name, sized_record, student
+from pipeline.report.reading import Arrays, Record, read_arrays, read_curve, read_if_there
 from pipeline.report.statistics import half_width
-from stages.errors import UserError
 from stages.params import Params, encoder_name
-from stages.records import read_json
-
-Record = dict[str, Any]
-Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -254,18 +245,7 @@ class Study:
 
     def curve(self, name: str, method: str | None = None) -> list[dict[str, float]]:
         """The rows of plots/NAME.csv, or those of one method; empty fields are left out."""
-        path = self.root / "plots" / f"{name}.csv"
-        if not path.is_file():
-            return []
-        try:
-            with path.open(encoding="utf-8", newline="") as file:
-                return [
-                    _numbers(row)
-                    for row in csv.DictReader(file)
-                    if row.pop("method", None) == method
-                ]
-        except ValueError as error:
-            raise UserError(_damaged(path, error)) from None
+        return read_curve(self.root / "plots" / f"{name}.csv", method)
 
     @cached_property
     def gallery(self) -> Arrays:
@@ -275,42 +255,3 @@ class Study:
         """What the nets of a result answered to the test images; empty where it is not here."""
         name = result.file.removeprefix("metrics/").removesuffix(".json")
         return read_arrays(self.root / "artifacts" / "predictions" / f"{name}.npz")
-
-
-def read_arrays(path: Path) -> Arrays:
-    """The arrays of an .npz, or nothing where the stage has not run.
-
-    Raises:
-        UserError: the file is there and is not one.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, BadZipFile, EOFError) as error:
-        raise UserError(_damaged(path, error)) from None
-
-
-def _numbers(row: dict[str, str]) -> dict[str, float]:
-    return {column: float(value) for column, value in row.items() if value not in {"", None}}
-
-
-def read_if_there(path: Path) -> Record:
-    """The JSON of a file, or nothing where the stage has not run.
-
-    Raises:
-        UserError: the file is there and is not JSON.
-    """
-    try:
-        return read_json(path)
-    except FileNotFoundError:
-        return {}
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(_damaged(path, error)) from None
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    return (
-        f"{path} can't be read: {error}\n  Delete it and run `dvc repro`: its stage writes it anew."
-    )

@@ -9,12 +9,13 @@ from html import escape
 
 from pipeline.report.pieces import facts_list
 from pipeline.report.provenance import clock, machine_words
-from pipeline.report.results import Record, Result, Study
+from pipeline.report.reading import Record
+from pipeline.report.results import Result, Study
 from pipeline.report.tables import NOT_RUN, anchor, in_order
 
 TITLES = (
-    *("Method", "Labels", "Seed", "Test %", "Valid. %", "Macro F1 %", "Seconds", "Chosen"),
-    *("Commit", "Record"),
+    *("Method", "Labels", "Seed", "Test %", "Valid. %", "Macro F1 %", "Seconds", "Commit"),
+    *("Record", "Chosen"),
 )
 
 
@@ -57,9 +58,9 @@ def runs_table(study: Study) -> str:
                 _percent_of(row.get("validation_accuracy")),
                 _percent_of(row.get("macro_f1")),
                 f"{row.get('seconds', 0):.1f}",
-                escape(chosen) or "\N{EN DASH}",
                 f"<code>{escape(commit[:8])}</code>",
                 f'<a href="#{record_anchor(record)}">{escape(record)}</a>',
+                escape(chosen) or "\N{EN DASH}",
             )
             mark = f' id="{anchor(result)}"' if place == 0 else ""
             name = f'<th scope="row">{escape(result.method.title)}</th>'

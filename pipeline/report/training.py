@@ -8,7 +8,8 @@ from statistics import fmean
 from pipeline.report.figures import Curve, curve_chart
 from pipeline.report.methods import Method, finetuned, fraction_title, record_name
 from pipeline.report.pieces import facts_list, missing, shown, words_of
-from pipeline.report.results import Record, Study
+from pipeline.report.reading import Record
+from pipeline.report.results import Study
 
 
 def pretraining_section(study: Study) -> str:

@@ -67,3 +67,14 @@ def gain_sentence(gain: Difference, unlabelled: int | None) -> str:
 def labels_for_same(study: Study, gain: Difference) -> Efficiency | None:
     """How many labels the supervised net needs for our accuracy; None where ours is not ahead."""
     return efficiency_of(study, gain.ours) if gain.kind == "gain" else None
+
+
+def efficiency_sentence(study: Study) -> str:
+    """What ours is worth in labels, at the fewest; empty where it is not clearly ahead."""
+    for fraction in study.fractions:
+        gain = gain_at(study, fraction)
+        if gain is not None:
+            needed = labels_for_same(study, gain)
+            at = f"{gain.ours.labels:,} labels"
+            return "" if needed is None else f"Ours at {at} is worth {needed.words}."
+    return ""

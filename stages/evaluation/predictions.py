@@ -4,6 +4,7 @@ Shapes: N test images, K classes, R nets, M mistakes shown of a net, C H W.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,26 @@ MISTAKES_SHOWN = 12  # of a net
 LARGEST_PICTURE = 96  # pixels; a larger one is scaled down
 
 
-def reliability(logits_NK: Tensor, classes_N: Tensor) -> dict[str, list[float]]:
+@dataclass(frozen=True)
+class Answers:
+    """What is kept of a net's logits: the likeliest class of each image, and how sure it was."""
+
+    said_N: Tensor
+    confidence_N: Tensor
+
+    @classmethod
+    def of(cls, logits_NK: Tensor) -> "Answers":
+        confidence_N, said_N = logits_NK.softmax(dim=1).max(dim=1)
+        return cls(said_N, confidence_N)
+
+
+def reliability(answers: Answers, classes_N: Tensor) -> dict[str, list[float]]:
     """How often answers are right by how sure they were: a bin per 1/15 of confidence.
 
     Returns:
         Of each bin that is not empty: `count`, mean `confidence` and `accuracy`.
     """
-    confidence_N, said_N = logits_NK.softmax(dim=1).max(dim=1)
-    right_N = (said_N == classes_N).float()
+    confidence_N, right_N = answers.confidence_N, (answers.said_N == classes_N).float()
     bin_N = (confidence_N * BINS).long().clamp(max=BINS - 1)
     count_B = torch.bincount(bin_N, minlength=BINS)
     sums = [torch.bincount(bin_N, weights, BINS) for weights in (confidence_N, right_N)]
@@ -41,10 +54,9 @@ def reliability(logits_NK: Tensor, classes_N: Tensor) -> dict[str, list[float]]:
     }
 
 
-def most_confident_mistakes(logits_NK: Tensor, classes_N: Tensor) -> Tensor:
+def most_confident_mistakes(answers: Answers, classes_N: Tensor) -> Tensor:
     """Positions of at most MISTAKES_SHOWN images, the surest wrong answer first."""
-    confidence_N, said_N = logits_NK.softmax(dim=1).max(dim=1)
-    confidence_N = torch.where(said_N == classes_N, -1.0, confidence_N)
+    confidence_N = torch.where(answers.said_N == classes_N, -1.0, answers.confidence_N)
     order_N = confidence_N.argsort(descending=True, stable=True)[:MISTAKES_SHOWN]
     return order_N[confidence_N[order_N] >= 0]
 
@@ -52,7 +64,7 @@ def most_confident_mistakes(logits_NK: Tensor, classes_N: Tensor) -> Tensor:
 def write_predictions(
     path: Path,
     test: ImageStore,
-    logits_RNK: Sequence[Tensor],
+    answers: Sequence[Answers],
     rows: Sequence[dict[str, Any]],
     seen_as: EvaluationRecipe,
 ) -> None:
@@ -63,12 +75,11 @@ def write_predictions(
     `pictures`: the positions whose pictures are kept, those of each method's first net.
     """
     classes_N = torch.from_numpy(test.classes)
-    answers = [logits_NK.softmax(dim=1).max(dim=1) for logits_NK in logits_RNK]
     mistakes_RM = np.full((len(rows), MISTAKES_SHOWN), -1, dtype=np.int64)
     shown: dict[int, None] = {}
     seen: set[str] = set()
-    for place, (row, logits_NK) in enumerate(zip(rows, logits_RNK, strict=True)):
-        found = most_confident_mistakes(logits_NK, classes_N).tolist()
+    for place, (row, one) in enumerate(zip(rows, answers, strict=True)):
+        found = most_confident_mistakes(one, classes_N).tolist()
         mistakes_RM[place, : len(found)] = found
         if row["method"] not in seen:
             seen.add(row["method"])
@@ -84,8 +95,8 @@ def write_predictions(
             methods=np.array([row["method"] for row in rows]),
             seeds=np.array([row["seed"] for row in rows]),
             initialisations=np.array([row.get("initialisation", 0) for row in rows]),
-            said=np.stack([said_N.numpy().astype(np.uint16) for _, said_N in answers]),
-            confidence=np.stack([sure_N.numpy().astype(np.float16) for sure_N, _ in answers]),
+            said=np.stack([one.said_N.numpy().astype(np.uint16) for one in answers]),
+            confidence=np.stack([one.confidence_N.numpy().astype(np.float16) for one in answers]),
             mistakes=mistakes_RM,
             shown=positions_P,
             pictures=pictures_of(test, positions_P, seen_as),

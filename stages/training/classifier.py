@@ -13,7 +13,7 @@ from stages.data.evaluation_views import EvaluationRecipe
 from stages.data.store import ImageStore
 from stages.evaluation.classify import accuracy, scores
 from stages.evaluation.features import outputs
-from stages.evaluation.predictions import reliability
+from stages.evaluation.predictions import Answers, reliability
 from stages.optim.schedules import scaled_lr
 from stages.params import OptimizerParams, Params, ViewParams, duration_in_steps
 from stages.training.batches import Batch, Images, ViewLoader
@@ -140,23 +140,23 @@ class Examiner:
     def report(self, models: list[nn.Module]) -> "Examination":
         """Each finished model on the test split, which is opened here and nowhere else."""
         test = self.open_test()
-        rows, logits_RNK = [], []
+        rows, answers = [], []
         for model in models:
             begun = time.perf_counter()
             on_validation = self._on(self.validation, model)
             logits_NK, classes_N = self._on(test, model)
+            answers.append(Answers.of(logits_NK))
             on_test = scores(logits_NK, classes_N, on_validation)
             rows.append(
                 {
                     "test_accuracy": on_test.pop("accuracy"),
                     "validation_accuracy": accuracy(*on_validation),
                     **on_test,
-                    "reliability": reliability(logits_NK, classes_N),
+                    "reliability": reliability(answers[-1], classes_N),
                     "examination_seconds": round(time.perf_counter() - begun, 2),
                 }
             )
-            logits_RNK.append(logits_NK)
-        return Examination(test, rows, logits_RNK)
+        return Examination(test, rows, answers)
 
     def _on(self, store: ImageStore, model: nn.Module) -> tuple[Tensor, Tensor]:
         """Logits (N, K) and classes (N,) of a store."""
@@ -171,12 +171,12 @@ class Examination:
     Attributes:
         test: its images.
         rows: scores of each model.
-        logits_RNK: answers of each of R models.
+        answers: of each model.
     """
 
     test: ImageStore
     rows: list[dict[str, Any]]
-    logits_RNK: list[Tensor]
+    answers: list[Answers]
 
 
 def labelled_keys(fraction: str, seed: int) -> list[str]:

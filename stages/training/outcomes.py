@@ -59,7 +59,7 @@ def conclude(
     write_predictions(
         Path("artifacts/predictions") / f"{item}.npz",
         examination.test,
-        examination.logits_RNK,
+        examination.answers,
         rows,
         examiner.seen_as,
     )

@@ -11,7 +11,7 @@ from pipeline.report.comparison import points
 from pipeline.report.efficiency import efficiency_of, read_off
 from pipeline.report.results import Study
 from pipeline.report.statistics import p_by_signs, p_by_t, t_quantile, t_within
-from pipeline.report.verdict import gain_at, labels_for_same
+from pipeline.report.verdict import efficiency_sentence, gain_at, labels_for_same
 from stages.params import Params
 from tests.unit.pipeline.study_files import (
     LABELS,
@@ -106,6 +106,9 @@ def test_labels_for_the_same_accuracy_are_read_off_the_supervised_curve(whole: P
     assert needed.interval is not None
     assert needed.interval[0] < needed.times < needed.interval[1]
     assert len(needed.by_seed) == 3
+    assert f"Ours at 100 labels is worth {needed.times:.1f} times the labels (95% interval " in (
+        efficiency_sentence(study)
+    )
 
 
 def test_efficiency_of_the_supervised_net_itself_is_one(whole: Path):
@@ -124,7 +127,7 @@ def test_efficiency_beyond_the_curve_is_a_bound_and_not_a_figure(tmp_path: Path)
     found = efficiency_of(study, study.results["finetune_layer_1", FEW])
     assert found is not None
     assert (found.sign, found.times, found.interval) == (">", 55, None)
-    assert found.words == "more than 55.0 times"
+    assert found.words == "more than 55.0 times the labels"
 
 
 def test_points_have_a_sign_and_no_negative_zero():
