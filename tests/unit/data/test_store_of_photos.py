@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stages.data import fast_jpeg
 from stages.data.build import Wanted, build_shards
 from stages.data.folders import read_class_folders
 from stages.data.images import decode
@@ -61,6 +62,15 @@ def test_photos_have_pillows_pixels(tmp_path: Path, one_size, cache_bytes, chann
             data = (tmp_path / "images" / f"{store.keys[position]}.jpg").read_bytes()
             expected = decode(data, channels, MAX_PIXELS).transpose(2, 0, 1)
             np.testing.assert_array_equal(image.numpy(), expected)
+
+
+def test_without_simplejpeg_pillow_reads_the_same_pixels(tmp_path: Path, monkeypatch):
+    shards = make(tmp_path, lambda n: 60 + n, 3)
+    store = ImageStore.open(shards, "train", with_labels=False, channels=3, max_pixels=MAX_PIXELS)
+    fast = store.images(np.arange(store.n_images))
+    monkeypatch.setattr(fast_jpeg, "simplejpeg", None)  # as where it has no wheel
+    slow = store.images(np.arange(store.n_images))
+    assert all(torch.equal(one, other) for one, other in zip(fast, slow, strict=True))
 
 
 def test_a_batch_of_colour_lies_in_memory_as_it_was_decoded(tmp_path: Path):
