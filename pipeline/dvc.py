@@ -34,11 +34,15 @@ DVC_FAILED = 1  # dvc failed before or after the stage ran, so there is no code 
 # The Python that runs us has the right dvc; and two commands at once wait instead of failing.
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 
+# It does not wait for files that another command uses, so we do, asking every so many seconds.
+SHORTEST_WAIT, LONGEST_WAIT = 2.0, 30.0
+
 # What is fetched aside belongs to no git repository, and shares no bytes with the cache.
 OF_A_COPY = "core.no_scm=true\ncache.type=copy\n"
 
 _EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)")
 _RAN = re.compile(r"Running stage '([^']+)'")
+_IN_USE = re.compile(r"is busy, it is being blocked by:")
 _EDGE = re.compile(r'\s*"(?P<first>[^"]+)"(?:\s*->\s*"(?P<second>[^"]+)")?\s*;?\s*$')
 
 Graph = dict[str, list[str]]
@@ -113,6 +117,8 @@ class Workspace:
     ) -> StageOutcome:
         """Bring one stage up to date, those before it taken as they are.
 
+        Waits while another dvc command, such as one typed by hand, uses its files.
+
         Args:
             stage: its name in the graph, like "finetune@0.01".
             on_line: called with every line of the stage and of dvc, as it comes.
@@ -125,8 +131,16 @@ class Workspace:
         command = ["repro", "--single-item", *options, stage]
         shutil.rmtree(self.progress_of(stage), ignore_errors=True)
         progress = {PROGRESS_FOLDER: str(self.progress_of(stage))}
-        code = self._stream(command, on_line, lines, f"{stage}.log", on_tick, progress)
-        return read_outcome(stage, lines, code, time.monotonic() - started)
+        wait = SHORTEST_WAIT
+        while True:
+            lines.clear()
+            code = self._stream(command, on_line, lines, f"{stage}.log", on_tick, progress)
+            user = read_user_of_files(lines)
+            if user is not None:
+                on_line(f"waiting: another command uses the files of {stage}: {user}")
+            if user is None or processes.pause(wait):
+                return read_outcome(stage, lines, code, time.monotonic() - started)
+            wait = min(2 * wait, LONGEST_WAIT)
 
     def progress_of(self, stage: str) -> Path:
         """Where the trainings of a stage say how far they are."""
@@ -316,6 +330,15 @@ def read_outcome(stage: str, lines: Iterable[str], code: int, seconds: float) ->
     exit_code = exited[-1] if exited else DVC_FAILED
     shown = [line for line in said if line.strip() and not _RAN.search(line)]
     return StageOutcome(stage, "failed", exit_code, seconds, indented(shown))
+
+
+def read_user_of_files(lines: Iterable[str]) -> str | None:
+    """Who dvc said uses the files it needs: its process and command; None: nobody."""
+    said = iter(lines)
+    for line in said:
+        if _IN_USE.search(line):
+            return next(said, "").strip() or "unknown"
+    return None
 
 
 def config_text(listed: str) -> str:

@@ -91,6 +91,11 @@ def stop_all() -> None:
             continue
 
 
+def pause(seconds: float) -> bool:
+    """Wait so long, or until the run is told to stop; whether it was."""
+    return _stopping.wait(seconds)
+
+
 def allow_starts() -> None:
     """Take the stop back: for a new run in the same process."""
     _stopping.clear()

@@ -1,5 +1,10 @@
 """The bridge to dvc: its graph, what its output means, and a run of a small graph."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -110,6 +115,34 @@ def test_stage_that_exits_75_is_told_from_one_that_exits_1(checkout: Path):
     assert workspace.reproduce("shard", lambda _: None).status == "ran"
     outcome = workspace.reproduce("train", lambda _: None)
     assert (outcome.status, outcome.exit_code) == ("failed", 75)
+
+
+def test_a_stage_waits_while_a_dvc_command_typed_by_hand_uses_its_files(checkout: Path):
+    graph = Path("dvc.yaml").read_text()
+    Path("dvc.yaml").write_text(graph.replace("trainer.py 5", "trainer.py 100000"))
+    workspace = Workspace.here()
+    assert workspace.reproduce("shard", lambda _: None).status == "ran"
+    by_hand = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "train"], process_group=0)
+    try:
+        deadline = time.monotonic() + 60
+        while not Path("runs/step").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        heard: list[str] = []
+
+        def listen(line: str) -> None:
+            heard.append(line)
+            if line.startswith("waiting: another command uses the files of train: (PID "):
+                Path("trainer.py").write_text("import pathlib; pathlib.Path('model').touch()")
+                os.killpg(by_hand.pid, signal.SIGKILL)
+                by_hand.wait()  # dvc takes a process that nobody has waited for as a living one
+
+        outcome = workspace.reproduce("train", listen)
+    finally:
+        by_hand.kill()
+        by_hand.wait()
+    assert outcome.status == "ran", heard
+    assert f"(PID {by_hand.pid}): " in "".join(heard)
 
 
 def test_folder_without_a_graph_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
