@@ -42,6 +42,7 @@ OF_A_COPY = "core.no_scm=true\ncache.type=copy\n"
 
 _EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)")
 _RAN = re.compile(r"Running stage '([^']+)'")
+_MISSING = "do not exist neither locally nor on remote"
 _IN_USE = re.compile(r"is busy, it is being blocked by:")
 _EDGE = re.compile(r'\s*"(?P<first>[^"]+)"(?:\s*->\s*"(?P<second>[^"]+)")?\s*;?\s*$')
 
@@ -196,16 +197,18 @@ class Workspace:
         """The remote that `dvc push` goes to by itself, as dvc's config names it."""
         return self._answer(["config", "core.remote"]).strip() or None
 
-    def push(self, targets: Sequence[str], on_line: Callable[[str], None]) -> tuple[int, str]:
+    def push(self, targets: Sequence[str], on_line: Callable[[str], None]) -> tuple[bool, str]:
         """Copy what stages or paths made, as dvc.lock has it, to the default remote.
 
         Returns:
-            dvc's exit code and its last lines. What arrived before a failure stays there, and
-            nothing here changes.
+            Whether all of it is there now, and dvc's last lines. What arrived before a failure
+            stays there, and nothing here changes.
         """
         lines: deque[str] = deque(maxlen=KEPT_LINES)
         code = self._stream(["push", *targets], on_line, lines, "push.log")
-        return code, indented([line for line in lines if line.strip()])
+        # Of bytes that it finds neither here nor there dvc only warns.
+        is_there = code == 0 and not any(_MISSING in line for line in lines)
+        return is_there, indented([line for line in lines if line.strip()])
 
     def fetch(self, out: Mapping[str, Any], into: Path) -> None:
         """Write what an entry of some commit's dvc.lock stands for to a path of its own.

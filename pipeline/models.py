@@ -85,8 +85,8 @@ def _register(asked: argparse.Namespace) -> int:
     path = registry.path_to_register(asked.name)
     remote = workspace.default_remote()
     if remote is not None:  # first, so that a version that others see can be fetched
-        code, said = workspace.push([path], lambda _: None)
-        if code:
+        is_there, said = workspace.push([path], lambda _: None)
+        if not is_there:
             raise UserError(
                 f"no version was made, for {path} can't be copied to the remote {remote}:\n{said}"
             )

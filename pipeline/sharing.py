@@ -67,7 +67,7 @@ def push_results(root: Path, stages: list[str], remote: str) -> str:
     Raises:
         PushFailed: with what dvc said.
     """
-    code, said = Workspace(root).push(stages, get_run_logger().info)
-    if code:
+    is_there, said = Workspace(root).push(stages, get_run_logger().info)
+    if not is_there:
         raise PushFailed(remote, len(WAITS) + 1, said)
     return said.rpartition("\n")[2].strip()

@@ -170,6 +170,14 @@ def test_bytes_that_are_nowhere_are_named_and_nothing_half_fetched_is_left(
     assert list(Path("got").iterdir()) == []
 
 
+def test_a_version_is_not_made_of_bytes_that_are_nowhere(trained: Path):
+    shutil.rmtree(".dvc/cache")
+    dvc("remote", "add", "-q", "-d", "storage", "storage")
+    with pytest.raises(UserError, match=r"no version was made(.|\n)*Missing cache files"):
+        main(["models", "register", "finetuned"])
+    assert Registry(trained).versions() == []
+
+
 def test_a_version_is_not_made_when_its_bytes_do_not_reach_the_remote(trained: Path):
     Path("file").touch()
     dvc("remote", "add", "-q", "-d", "storage", "file/in-a-file")
