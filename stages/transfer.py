@@ -220,13 +220,9 @@ def _each_batch(
     images: LabelledImages, seen_as: EvaluationRecipe, made: Callable[[Tensor], Tensor]
 ) -> Tensor:
     places = range(len(images.keys))
+    starts = places[::EVALUATION_BATCH]
     return torch.cat(
-        [
-            made(
-                seen_as([images.image(place) for place in places[start : start + EVALUATION_BATCH]])
-            )
-            for start in range(0, len(places), EVALUATION_BATCH)
-        ]
+        [made(seen_as(images.at(places[start : start + EVALUATION_BATCH]))) for start in starts]
     )
 
 

@@ -5,7 +5,9 @@ folder or shard set beside them. Shapes: N images, K classes, C H W.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +66,15 @@ class LabelledImages:
     @property
     def has_one_class_each(self) -> bool:
         return self.targets.dim() == 1
+
+    def at(self, positions: Sequence[int]) -> list[Tensor]:
+        """The images at these positions, decoded in several threads."""
+        return list(_decoders().map(self.image, positions))
+
+
+@cache
+def _decoders() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="decode")
 
 
 @dataclass(frozen=True)

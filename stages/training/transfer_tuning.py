@@ -94,7 +94,7 @@ class Tuning:
         rows = []
         with torch.inference_mode():
             for chunk in positions_N.split(EVALUATION_BATCH):
-                shown = self.seen_as([self.images.image(place) for place in chunk.tolist()])
+                shown = self.seen_as(self.images.at(chunk.tolist()))
                 shown = shown.to(self.runtime.device, memory_format=torch.channels_last)
                 rows.append(model(shown).float().cpu())
         return torch.cat(rows)

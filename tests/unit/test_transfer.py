@@ -115,7 +115,7 @@ def test_the_papers_grid_is_56_settings_with_decays_over_the_learning_rate():
 
 
 @pytest.mark.parametrize(("n_images", "steps", "share"), [(2040, 8, 0.1), (75_750, 296, 10 / 296)])
-def test_moving_statistics_remember_ten_epochs_steps_at_least(
+def test_moving_statistics_remember_a_tenth_of_an_epoch_where_it_is_long(
     n_images: int, steps: int, share: float
 ):
     assert -(-n_images // 256) == steps
