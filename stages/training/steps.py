@@ -4,6 +4,7 @@ Shapes: A anchors (views times images of the global batch), B images, P width of
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +90,7 @@ def contrastive_step(
                     rows=runtime.rows(n_images),
                 )
                 queue.enqueue(keys_AP)
-        _update(state, loss * loss_scale, runtime, embedded.backward)
+        _update(state, runtime, partial(embedded.backward, loss * loss_scale))
         if memory == "simclr" and isinstance(momentum_encoder, MomentumEncoder):
             momentum_encoder.update(state.model)
         return {
@@ -119,7 +120,7 @@ def classify_step(runtime: Runtime, precision: str = "float32", *, head_decay: f
         classes_B = batch.classes_B.to(runtime.device, non_blocking=True)
         loss = F.cross_entropy(logits_BK.float(), classes_B)
         decay = supervised_head_decay(state.model, head_decay) if head_decay else 0.0
-        _update(state, loss + decay, runtime)
+        _update(state, runtime, (loss + decay).backward)
         return {"loss": loss.detach()}
 
     return step
@@ -144,7 +145,7 @@ def several_classes_step(runtime: Runtime, targets_NK: Tensor, precision: str = 
             logits_BK.float(), targets_BK, reduction="none"
         )
         loss = losses_BK.sum(dim=1).mean()
-        _update(state, loss, runtime)
+        _update(state, runtime, loss.backward)
         return {"loss": loss.detach()}
 
     return step
@@ -191,7 +192,7 @@ def distill_step(
                 temperature,
                 scale_by_temperature_squared=scale_by_temperature_squared,
             )
-        _update(state, loss, runtime)
+        _update(state, runtime, loss.backward)
         return {"loss": loss.detach()}
 
     return step
@@ -201,13 +202,8 @@ def _one_view(batch: Batch, runtime: Runtime) -> Tensor:
     return runtime.arrange(batch.views_VBCHW[0].to(runtime.device, non_blocking=True))
 
 
-def _update(
-    state: TrainState,
-    loss: Tensor,
-    runtime: Runtime,
-    backward: Callable[[Tensor], None] = Tensor.backward,
-) -> None:
+def _update(state: TrainState, runtime: Runtime, backward: Callable[[], object]) -> None:
     state.optimizer.zero_grad(set_to_none=True)
-    backward(loss)
+    backward()
     average_gradients(state.model, runtime)
     state.optimizer.step()
