@@ -741,6 +741,7 @@ class SemisupParams(Section):
         LabelledViewParams, Field(description="fixmatch: what must get the weak view's label")
     ] = LabelledViewParams(crop_area=(0.2, 1.0), jitter_probability=0.8)
     optimizer: OptimizerParams = OptimizerParams(name="adamw", base_lr=0.003, weight_decay=0.05)
+    precision: Precision = "float32"
     seeds: Annotated[int | None, Field(ge=1, description="null: as many as finetune.seeds")] = None
 
     @model_validator(mode="after")

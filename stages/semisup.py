@@ -110,11 +110,13 @@ def train(
     classifier = runtime.place(build_from(architecture))
     batch_size = min(setting.batch_size, labelled.n_images)
     if method == "fixmatch":
-        step = fixmatch_step(runtime, recipe.threshold, recipe.unlabelled_weight)
+        step = fixmatch_step(runtime, recipe.threshold, recipe.unlabelled_weight, recipe.precision)
         strong = view_recipe(recipe.strong_views, size)
     else:
         total = duration_in_steps(setting.duration, labelled.n_images, batch_size)
-        step = pseudo_label_step(runtime, recipe.unlabelled_weight, recipe.ramp, total)
+        step = pseudo_label_step(
+            runtime, recipe.unlabelled_weight, recipe.ramp, total, recipe.precision
+        )
         strong = None
     weak = view_recipe(recipe.weak_views, size)
     state = setting.train(

@@ -7,16 +7,19 @@ for the average of the weights that they evaluate.
 Shapes: B labelled images, U unlabelled ones (a multiple of B), C H W, K classes.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.data.order import Order
 from stages.data.store import ImageStore
-from stages.data.views import ViewRecipe, make_views
-from stages.training.batches import Batch, ViewLoader, ahead
+from stages.data.views import ViewRecipe
+from stages.training.batches import Batch, ViewLoader, Waited, ahead
 from stages.training.gather import average_gradients
 from stages.training.loop import Watched
 from stages.training.runtime import Runtime
@@ -34,6 +37,34 @@ class MixedBatch(Batch):
     strong_UCHW: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class InOrder:
+    """A store whose order is given, so that two loaders of other seeds show the same images."""
+
+    store: ImageStore
+    given: Order
+
+    @property
+    def key_hashes(self) -> NDArray[np.uint64]:
+        return self.store.key_hashes
+
+    @property
+    def n_images(self) -> int:
+        return self.store.n_images
+
+    def images(self, positions_B: NDArray[np.int64]) -> Tensor | list[Tensor]:
+        return self.store.images(positions_B)
+
+    def class_tensor(self, positions_B: NDArray[np.int64]) -> Tensor | None:
+        return self.store.class_tensor(positions_B)
+
+    def order(self, _seed: int) -> Order:
+        return self.given
+
+    def read_ahead(self, shards: Iterable[int]) -> None:
+        self.store.read_ahead(shards)
+
+
 def beside(
     unlabelled: ImageStore, ratio: int, weak: ViewRecipe, strong: ViewRecipe | None, seed: int
 ) -> Callable[[ViewLoader], Callable[[int, int], Iterator[Batch]]]:
@@ -49,21 +80,19 @@ def beside(
 
     def batches_of(labelled: ViewLoader) -> Callable[[int, int], Iterator[Batch]]:
         size = min(ratio * labelled.batch_size, unlabelled.n_images)
-        loader = ViewLoader(unlabelled, weak, size, n_views=1, seed=seed)
+        weak_loader = replace(
+            labelled, store=unlabelled, recipe=weak, batch_size=size, seed=seed, waited=Waited()
+        )
+        strong_loader = None
+        if strong is not None:
+            same_images = InOrder(unlabelled, weak_loader.order)
+            strong_loader = replace(
+                weak_loader, store=same_images, recipe=strong, seed=seed + OTHER_VIEWS
+            )
 
         def batch(step: int) -> MixedBatch:
-            known, seen = labelled.batch(step), loader.batch(step)
-            strong_UCHW = None
-            if strong is not None:
-                epoch, positions_U = loader.order.global_batch(step, size)
-                strong_UCHW = make_views(
-                    unlabelled.images(positions_U),
-                    strong,
-                    seed=seed + OTHER_VIEWS,
-                    epoch=epoch,
-                    key_hashes=unlabelled.key_hashes[positions_U],
-                    n_views=1,
-                )[0]
+            known, seen = labelled.batch(step), weak_loader.batch(step)
+            strong_UCHW = strong_loader.batch(step).views_VBCHW[0] if strong_loader else None
             return MixedBatch(
                 known.views_VBCHW,
                 known.positions_B,
@@ -72,28 +101,27 @@ def beside(
                 strong_UCHW,
             )
 
-        return lambda start, stop: ahead(batch, range(start, stop), labelled.waited)
+        return lambda start, stop: ahead(
+            batch, range(start, stop), labelled.waited, n_threads=labelled.n_threads
+        )
 
     return batches_of
 
 
-def fixmatch_step(runtime: Runtime, threshold: float, weight: float) -> Step:
+def fixmatch_step(
+    runtime: Runtime, threshold: float, weight: float, precision: str = "float32"
+) -> Step:
     """Cross entropy on labels, and on strong views by sure answers to the weak ones (eq. 3-4).
 
     Args:
         runtime: device.
         threshold: tau; less sure answers count as 0 in the mean over all U.
         weight: lambda_u.
+        precision: of the network; the losses are float32 always.
     """
 
     def step(state: TrainState, batch: Batch) -> Watched:
-        images_BCHW, weak_UCHW, strong_UCHW = _images(batch, runtime)
-        assert strong_UCHW is not None
-        # One pass: one batch norm over all that is seen, as the authors' interleaved batches.
-        logits = state.model(torch.cat([images_BCHW, weak_UCHW, strong_UCHW])).float()
-        logits_BK, weak_UK, strong_UK = logits.split(
-            [len(images_BCHW), len(weak_UCHW), len(strong_UCHW)]
-        )
+        logits_BK, weak_UK, strong_UK = _logits(state, batch, runtime, precision)
         on_labels = F.cross_entropy(logits_BK, _classes(batch, runtime))
         on_unlabelled = pseudo_label_loss(weak_UK, strong_UK, threshold)
         _update(state, on_labels + weight * on_unlabelled, runtime)
@@ -103,7 +131,11 @@ def fixmatch_step(runtime: Runtime, threshold: float, weight: float) -> Step:
 
 
 def pseudo_label_step(
-    runtime: Runtime, weight: float, ramp: tuple[float, float], total_steps: int
+    runtime: Runtime,
+    weight: float,
+    ramp: tuple[float, float],
+    total_steps: int,
+    precision: str = "float32",
 ) -> Step:
     """Cross entropy on labels, and on the class that is likeliest now for each unlabelled image.
 
@@ -112,9 +144,7 @@ def pseudo_label_step(
     """
 
     def step(state: TrainState, batch: Batch) -> Watched:
-        images_BCHW, weak_UCHW, _ = _images(batch, runtime)
-        logits = state.model(torch.cat([images_BCHW, weak_UCHW])).float()
-        logits_BK, weak_UK = logits.split([len(images_BCHW), len(weak_UCHW)])
+        logits_BK, weak_UK = _logits(state, batch, runtime, precision)
         on_labels = F.cross_entropy(logits_BK, _classes(batch, runtime))
         on_unlabelled = pseudo_label_loss(weak_UK, weak_UK, 0.0)
         counts = ramped(weight, ramp, state.step / total_steps)
@@ -142,12 +172,20 @@ def ramped(weight: float, ramp: tuple[float, float], done: float) -> float:
     return 0.0 if done < start else weight * (done - start) / (end - start)
 
 
-def _images(batch: Batch, runtime: Runtime) -> tuple[Tensor, Tensor, Tensor | None]:
+def _logits(state: TrainState, batch: Batch, runtime: Runtime, precision: str) -> list[Tensor]:
+    """Of labelled images, weak and, where there are any, strong views.
+
+    In one pass: one batch norm over all that is seen, as in the authors' interleaved batches.
+    """
     assert isinstance(batch, MixedBatch)
-    assert batch.weak_UCHW is not None
-    known, weak = batch.views_VBCHW[0], batch.weak_UCHW
-    strong = None if batch.strong_UCHW is None else batch.strong_UCHW.to(runtime.device)
-    return known.to(runtime.device), weak.to(runtime.device), strong
+    parts = [
+        part.to(runtime.device, non_blocking=True)
+        for part in (batch.views_VBCHW[0], batch.weak_UCHW, batch.strong_UCHW)
+        if part is not None
+    ]
+    with runtime.autocast(precision):
+        logits = state.model(runtime.arrange(torch.cat(parts)))
+    return list(logits.float().split([len(part) for part in parts]))
 
 
 def _classes(batch: Batch, runtime: Runtime) -> Tensor:

@@ -92,15 +92,21 @@ def test_unlabelled_images_are_a_function_of_seed_and_step_and_come_in_two_kinds
         _ = unlabelled.classes
 
 
-def one_step(step: Callable[[TrainState, Batch], object], weak: float, at: int = 0) -> torch.Tensor:
+def one_step(
+    step: Callable[[TrainState, Batch], object],
+    weak: float,
+    strong: float | None = None,
+    at: int = 0,
+) -> torch.Tensor:
     """The classifier's weights after one step in which all unlabelled pixels have a value."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), LinearClassifier(16, 2))
     state = TrainState(model, torch.optim.SGD(model.parameters(), lr=1.0), step=at)
     images = torch.rand(1, 4, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-    unlabelled = torch.full((8, 1, 4, 4), weak)
+    weak_UCHW = torch.full((8, 1, 4, 4), weak)
+    strong_UCHW = None if strong is None else torch.full((8, 1, 4, 4), strong)
     batch = MixedBatch(
-        images, torch.arange(4).numpy(), torch.tensor([0, 1, 0, 1]), unlabelled, unlabelled / 2
+        images, torch.arange(4).numpy(), torch.tensor([0, 1, 0, 1]), weak_UCHW, strong_UCHW
     )
     step(state, batch)
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
@@ -108,9 +114,11 @@ def one_step(step: Callable[[TrainState, Batch], object], weak: float, at: int =
 
 def test_unsure_images_teach_fixmatch_nothing_and_sure_ones_do():
     unsure = fixmatch_step(CPU, threshold=1.0, weight=1.0)
-    torch.testing.assert_close(one_step(unsure, 0.1), one_step(unsure, 0.9), rtol=0, atol=0)
+    torch.testing.assert_close(
+        one_step(unsure, 0.1, 0.2), one_step(unsure, 0.9, 0.8), rtol=0, atol=0
+    )
     sure = fixmatch_step(CPU, threshold=0.0, weight=1.0)
-    assert not torch.equal(one_step(sure, 0.1), one_step(sure, 0.9))
+    assert not torch.equal(one_step(sure, 0.1, 0.2), one_step(sure, 0.1, 0.8))
 
 
 def test_plain_pseudo_labels_teach_nothing_before_their_ramp():
