@@ -25,6 +25,9 @@ from stages.data.views import ViewRecipe, make_views
 
 Item = TypeVar("Item")
 
+DEPTH = 2  # batches that wait for their step
+FLOAT_BYTES = 4
+
 
 class Images(Protocol):
     """What is trained on: a store of shards, or images listed one by one."""
@@ -91,6 +94,14 @@ class ViewLoader:
     def steps_per_epoch(self) -> int:
         return max(self.store.n_images // self.batch_size, 1)
 
+    def bytes_on_device(self, channels: int) -> int:
+        """Of views on a GPU at most: those in use, those that wait, and those in the making."""
+        if self.device.type != "cuda":
+            return 0
+        n_images = len(range(*self.rows.indices(self.batch_size)))
+        n_batches = 1 + (DEPTH + self.n_threads if self.n_threads else 0)
+        return n_batches * n_images * self.n_views * channels * self.recipe.size**2 * FLOAT_BYTES
+
     @cached_property
     def order(self) -> Order:
         return self.store.order(self.seed)
@@ -147,7 +158,7 @@ def ahead(
     make: Callable[[int], Item],
     steps: range,
     waited: Waited,
-    depth: int = 2,
+    depth: int = DEPTH,
     n_threads: int = 1,
 ) -> Generator[Item, None, None]:
     """make(step) for each step in its turn, up to `depth` results made ahead.

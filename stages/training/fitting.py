@@ -5,6 +5,7 @@ fixed number of images, more recomputation where it is over the whole batch.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from stages.training.micro_batches import Passes, embed
 from stages.training.runtime import Runtime
 
 LEVELS: tuple[Recompute, ...] = ("none", "groups", "blocks")
-MOST_OF_MEMORY = 0.9  # the rest is for the loss, the optimizer, and views made ahead
+MOST_OF_MEMORY = 0.9  # the rest is for the loss, the optimizer, and what can't be foreseen
 FILE = "fits.json"
 
 
@@ -80,6 +81,7 @@ def fit_batch(
     runtime: Runtime,
     precision: str,
     folder: Path | None,
+    beside_bytes: int = 0,
 ) -> Fit:
     """The quickest way that fits on this GPU; the quickest of all on a CPU, which pages.
 
@@ -93,6 +95,7 @@ def fit_batch(
         runtime: device and processes.
         precision: of the network.
         folder: keeps what was found; None: nothing is kept.
+        beside_bytes: that others need on the device: batches made ahead.
 
     Raises:
         UserError: nothing fits.
@@ -101,11 +104,14 @@ def fit_batch(
     if runtime.device.type != "cuda":
         return found[0]
     asked = _question(model, views_VBCHW, found, runtime, precision)
+    asked["beside_bytes"] = beside_bytes
+    most_bytes = MOST_OF_MEMORY * torch.cuda.mem_get_info()[1] - beside_bytes
     known = _read(folder, asked) if folder else None
 
     def fits(fit: Fit) -> bool:
         passes = Passes(fit.images, statistics_over)
-        works = _try(model, views_VBCHW[:, : fit.images], fit, passes, runtime, precision)
+        part_VMCHW = views_VBCHW[:, : fit.images]
+        works = _peak_bytes(model, part_VMCHW, fit, passes, runtime, precision) <= most_bytes
         return not runtime.any_process(not works)
 
     if runtime.any_process(known is None):
@@ -122,15 +128,15 @@ def fit_batch(
     return known
 
 
-def _try(
+def _peak_bytes(
     model: SimCLR,
     views_VMCHW: Tensor,
     fit: Fit,
     passes: Passes,
     runtime: Runtime,
     precision: str,
-) -> bool:
-    """One pass there and back, nothing learnt."""
+) -> float:
+    """Most memory of a pass there and back that teaches nothing; infinite where it runs out."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = model.encoder.recompute
@@ -141,12 +147,11 @@ def _try(
             embedded = embed(model, on_device, passes, runtime, precision)
             embedded.backward(embedded.z_VBP.square().mean())
     except torch.OutOfMemoryError:
-        return False
+        return math.inf
     finally:
         model.encoder.recompute = before
         model.zero_grad(set_to_none=True)
-    _free, total = torch.cuda.mem_get_info()
-    return torch.cuda.max_memory_reserved() <= MOST_OF_MEMORY * total
+    return torch.cuda.max_memory_reserved()
 
 
 def _question(

@@ -113,7 +113,16 @@ def passes_of(
     assert isinstance(model, SimCLR)
     noise_VBCHW = torch.rand(N_VIEWS, share, params.data.channels, size, size)
     recompute = params.runtime.recompute
-    fit = fit_batch(model, noise_VBCHW, together, recompute, runtime, pretrain.precision, folder)
+    fit = fit_batch(
+        model,
+        noise_VBCHW,
+        together,
+        recompute,
+        runtime,
+        pretrain.precision,
+        folder,
+        loader.bytes_on_device(params.data.channels),
+    )
     model.encoder.recompute = fit.recompute
     if runtime.is_main and fit != Fit(share, recompute):
         print(f"pretrain: {fit.images} images at once, recomputing {fit.recompute}", flush=True)

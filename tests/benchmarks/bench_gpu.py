@@ -278,7 +278,10 @@ def measure_peers(case: Case, batch: Batch) -> dict[str, dict[str, Any]]:
 
 def rate_of_steps(case: Case, batch: Batch, **options: Any) -> dict[str, Any]:
     state, step = build(case, **options)
-    return rate(case, lambda: step(state, batch))
+    found = rate(case, lambda: step(state, batch))
+    if options.get("mode"):
+        torch.compiler.reset()  # recorded graphs hold memory
+    return found
 
 
 def rate(case: Case, work: Callable[[], object], *, over_all: bool = False) -> dict[str, Any]:

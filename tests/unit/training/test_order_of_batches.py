@@ -162,3 +162,11 @@ def test_another_seed_is_another_order(shards: Path, shuffle_shards: int | None)
     one = loader(shards, shuffle_shards)
     other = replace(one, seed=4)
     assert one.batch(0).positions_B.tolist() != other.batch(0).positions_B.tolist()
+
+
+@pytest.mark.parametrize(("n_threads", "n_batches"), [(0, 1), (1, 4), (3, 6)])
+def test_memory_of_batches_made_ahead_on_a_gpu(shards: Path, n_threads: int, n_batches: int):
+    on_cpu = replace(loader(shards, None, slice(0, 4)), n_threads=n_threads)
+    assert on_cpu.bytes_on_device(channels=3) == 0
+    on_gpu = replace(on_cpu, device=torch.device("cuda"))
+    assert on_gpu.bytes_on_device(channels=3) == n_batches * 4 * 2 * 3 * 16 * 16 * 4
