@@ -92,6 +92,9 @@ def _register(asked: argparse.Namespace) -> int:
             )
     one = registry.register(asked.name, asked.version, asked.bump)
     print(f"registered {one.name} {one.version} at commit {one.commit[:7]}{_scored(one)}")
+    same = [old.version for old in registry.versions(one.name) if old.out == one.out]
+    if len(same) > 1:
+        print(f"the same files as {', '.join(same[1:])}")
     print(
         f"its {size(one)} are in the remote {remote}"
         if remote
