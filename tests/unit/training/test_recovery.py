@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor
 
 from stages.data.order import EpochOrder
 from stages.data.views import ViewRecipe
 from stages.errors import Interrupted, StageError
+from stages.models.batch_norm import use_global_batch_norm
 from stages.models.simclr import build_encoder, build_simclr
 from stages.optim.build import build_optimizer
 from stages.training import checkpoint
@@ -68,13 +71,17 @@ def run(
     pixels: Tensor | None = None,
     wrap: Wrap = lambda step: step,
     poisoned_step: int | None = None,
+    runtime: Runtime = CPU,
     **changes: Any,
 ) -> TrainState:
     pixels = noise() if pixels is None else pixels
     store: Any = InMemory(pixels, len(pixels), np.arange(len(pixels), dtype=np.uint64) * 977)
-    loader = ViewLoader(store, ViewRecipe.official(16), 8, n_views=2, seed=3)
+    rows = runtime.rows(8)
+    loader = ViewLoader(store, ViewRecipe.official(16), 8, n_views=2, seed=3, rows=rows)
     torch.manual_seed(0)
     model = build_simclr(build_encoder(10, 0.0625, stem="small_stride2", in_channels=1), out_dim=8)
+    if runtime.world_size > 1:
+        use_global_batch_norm(model, dist.group.WORLD)
     state = TrainState(model.train(), build_optimizer("lars", model, lr, 1e-4))
     settings: dict[str, Any] = {
         "name": "test",
@@ -92,15 +99,15 @@ def run(
 
     def batches(start: int, stop: int) -> Iterator[Batch]:
         for step, batch in enumerate(loader.batches(start, stop), start):
-            if step == poisoned_step:
+            if step == poisoned_step and runtime.rank == runtime.world_size - 1:
                 batch.views_VBCHW[0, 0, 0, 0, 0] = torch.nan
             yield batch
 
     Session(**{**settings, **changes}).run(
-        CPU,
+        runtime,
         state,
         batches,
-        wrap(contrastive_step(CPU, 0.2, "float32", "none")),
+        wrap(contrastive_step(runtime, 0.2, "float32", "none")),
         lambda watched: contrastive_watch(watched, 0.2),
         loader.waited,
     )
@@ -206,3 +213,31 @@ def test_rows_tell_gradient_weights_and_how_far_an_update_moved_them(tmp_path: P
     assert {"grad_norm", "param_norm", "update_ratio", "waited_share"} <= set(row)
     assert row["grad_norm"] > 0
     assert 0 < row["update_ratio"] < row["param_norm"]
+
+
+def worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/meet"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    runtime = Runtime(torch.device("cpu"), rank, 2)
+    told = ""
+    state = run(Path(folder, "rolls back"), ROLLS_BACK, runtime=runtime)
+    try:
+        run(Path(folder, "stops"), ROLLS_BACK, 0.5, poisoned_step=7, runtime=runtime)
+    except StageError as error:
+        told = str(error)
+    learnt = {"model": state.model.state_dict(), "events": state.events, "told": told}
+    torch.save(learnt, Path(folder, f"{rank}.pt"))
+    dist.destroy_process_group()
+
+
+@pytest.mark.equality
+def test_processes_roll_back_together_and_hear_what_one_of_them_found(tmp_path: Path):
+    """The images of the second process alone are poisoned; both name them as the cause."""
+    mp.spawn(worker, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    torch.testing.assert_close(first["model"], second["model"], rtol=0, atol=0)
+    assert [event["kind"] for event in first["events"]] == ["rollback"] * len(first["events"])
+    assert first["events"] == second["events"] != []
+    assert "an image among the input views, step 8" in first["told"]
+    assert first["told"] == second["told"]
