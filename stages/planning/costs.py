@@ -4,11 +4,12 @@ The network is built on the device "meta", which keeps shapes and no values, so 
 of weights costs nothing to ask about. Operations count a multiplication and an addition as two.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stages.models.resnet import Recompute
@@ -30,7 +31,7 @@ class Cost:
         parameters: its weights.
         forward_flops: of one view.
         training_flops: of one view, forward and backward.
-        activation_bytes: kept between forward and backward for one view, in float32.
+        activation_bytes: kept between forward and backward for one view, at most, in float32.
         width: D, of h.
     """
 
@@ -49,21 +50,20 @@ def cost_of(
     with torch.device("meta"):
         model = _build(network.encoder, network.head, channels, classes, recompute).train()
         images_BCHW = torch.zeros(COUNTED_VIEWS, channels, image_size, image_size)
-    weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = storage.nbytes()
-        return tensor
-
+    groups = list(model.encoder.groups.children())
+    parts = [block for group in groups for block in group.children()]
+    parts = groups if recompute == "groups" else parts
     counter = FlopCounterMode(display=False)
-    with counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        answer = model(images_BCHW)
+    with counter:
+        answer, kept = _kept_by(model, images_BCHW, parts)
         forward = counter.get_total_flops()
-        held = sum(kept.values())  # what recomputation keeps for a moment comes later
         answer.sum().backward()
+    held = kept.in_all
+    if recompute != "none":
+        # On the way back a part is there again, when all that came after it is gone.
+        model.encoder.recompute = "none"
+        again = _kept_by(model, images_BCHW, parts)[1].of_part
+        held = max(held, *(sum(pair) for pair in zip(kept.until_part, again, strict=True)))
     return Cost(
         parameters=sum(weight.numel() for weight in model.parameters()),
         forward_flops=forward / COUNTED_VIEWS,
@@ -71,6 +71,44 @@ def cost_of(
         activation_bytes=held / COUNTED_VIEWS,
         width=model.encoder.feature_dim,
     )
+
+
+@dataclass
+class _Kept:
+    """Bytes kept for the way back: of all, of each part, and of all up to the end of each part."""
+
+    in_all: int
+    of_part: list[int]
+    until_part: list[int]
+
+
+def _kept_by(
+    model: nn.Module, images_BCHW: Tensor, parts: Sequence[nn.Module]
+) -> tuple[Tensor, _Kept]:
+    """A pass through the network, and what it keeps."""
+    weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
+    seen: dict[int, int] = {}  # bytes by storage, in the order of the computation
+    at_entry, until = [], []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            seen[storage._cdata] = storage.nbytes()
+        return tensor
+
+    hooks = [
+        part.register_forward_pre_hook(lambda *_: at_entry.append(sum(seen.values())))
+        for part in parts
+    ]
+    hooks += [
+        part.register_forward_hook(lambda *_: until.append(sum(seen.values()))) for part in parts
+    ]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        answer = model(images_BCHW)
+    for hook in hooks:
+        hook.remove()
+    of_part = [after - before for before, after in zip(at_entry, until, strict=True)]
+    return answer, _Kept(sum(seen.values()), of_part, until)
 
 
 def _build(

@@ -44,12 +44,12 @@ class FiniteWatch:
         broken = (self._first == 0) & ~torch.isfinite(loss.detach())
         self._first += broken * step
 
-    def check(self, state: TrainState) -> None:
-        """Raise NonFinite if a loss was, or anything in the state is, not finite."""
+    def check(self, state: TrainState, *, thoroughly: bool = True) -> None:
+        """Raise NonFinite if a loss was not finite; thoroughly: or if anything in the state is."""
         first = 0 if self._first is None else int(self._first)
         if first:
             raise NonFinite(first, "the loss")
-        broken = broken_tensor(state)
+        broken = broken_tensor(state) if thoroughly else None
         if broken:
             raise NonFinite(state.step, broken)
 
@@ -72,12 +72,13 @@ def broken_tensor(state: TrainState) -> str | None:
     floats = {
         name: tensor
         for name, tensor in tensors.items()
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel()
+        # Single numbers are counters of steps.
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dim() > 0
     }
     if not floats:
         return None
-    device = next(iter(floats.values())).device
-    finite = torch.stack([torch.isfinite(t).all().to(device) for t in floats.values()]).tolist()
+    largest = torch._foreach_norm(list(floats.values()), ord=torch.inf)
+    finite = torch.isfinite(torch.stack([norm.float() for norm in largest])).tolist()
     return next((name for name, good in zip(floats, finite, strict=True) if not good), None)
 
 

@@ -194,7 +194,8 @@ class _AfterStep:
         self.finite.note(state.step, watched["loss"])
         last = state.step == self.session.total_steps
         if self._log_due(state.step):
-            self.finite.check(state)
+            # A short training's rows hold the norms of weights and gradient; that is enough there.
+            self.finite.check(state, thoroughly=last or self.session.guard.keeps_start)
             self._log(state, watched, now)
             self._look_for_a_collapse(state)
         if self.session.guard.mark_due(state):

@@ -49,7 +49,10 @@ def test_activations_are_those_that_a_real_pass_keeps():
 def test_recomputation_keeps_less_and_computes_more():
     plain = cost_of(Network(RESNET_50), 64, 3, 10)
     blocks = cost_of(Network(RESNET_50), 64, 3, 10, "blocks")
-    assert blocks.activation_bytes < 0.5 * plain.activation_bytes
+    groups = cost_of(Network(RESNET_50), 64, 3, 10, "groups")
+    # Measured on a CPU, pipeline/docs/training.md: 87, 39 and 27 MB.
+    assert groups.activation_bytes / plain.activation_bytes == pytest.approx(39 / 87, rel=0.15)
+    assert blocks.activation_bytes / plain.activation_bytes == pytest.approx(27 / 87, rel=0.15)
     assert plain.training_flops < blocks.training_flops < 1.4 * plain.training_flops
 
 
