@@ -148,7 +148,8 @@ class Machine:
 
     def sharding_seconds(self) -> float:
         """Of one image that becomes part of a shard, in one process."""
-        return seconds_of_sharding(self.params.data, self._now)
+        with threads(1):  # others of torch's would spin, and count
+            return seconds_of_sharding(self.params.data, self._now)
 
     def _flops(self, training: Training) -> float:
         """Of an image."""
