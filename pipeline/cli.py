@@ -327,5 +327,8 @@ def _serve(asked: argparse.Namespace) -> int:
     )
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    from pipeline.lost_runs import keep_looking
+
+    keep_looking()
     serving.serve(asked.cron)
     return 0

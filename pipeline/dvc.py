@@ -268,7 +268,8 @@ class Workspace:
 
         def heard(line: str) -> None:
             lines.append(line)
-            on_line(line)
+            if line.strip():
+                on_line(line)
 
         env = {**environment(), **variables}
         return processes.run(

@@ -7,14 +7,15 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Completed, State
+from prefect.states import Cancelled, Completed, State
 
 from pipeline import notify, processes
 from pipeline.dvc import StageOutcome, Workspace, upstream_of
 from pipeline.holder import WorkspaceBusy
+from pipeline.lost_runs import after_a_crash, look_after_lost_runs, on_record
 from pipeline.page import Page
 from pipeline.parameters import EVERYTHING, ChainParameters
-from pipeline.run_graph import WITHOUT_TRACEBACK, run_graph
+from pipeline.run_graph import WITHOUT_TRACEBACK, CancelledOnThePage, run_graph
 from pipeline.run_workspace import workspace_of_params
 from pipeline.sharing import push_results, remote_for
 from pipeline.turn import left_out, turn_in
@@ -33,7 +34,7 @@ def name_on_the_page() -> str:
     flow_run_name=name_on_the_page,
     log_prints=False,
     on_failure=[notify.send_word_of_failure],
-    on_crashed=[notify.send_word_of_failure],
+    on_crashed=[notify.send_word_of_failure, after_a_crash],
 )
 def simclr_chain(parameters: ChainParameters = EVERYTHING) -> Any:
     """Bring the chain up to date: what dvc finds changed is run, the rest is left.
@@ -55,9 +56,12 @@ def simclr_chain(parameters: ChainParameters = EVERYTHING) -> Any:
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(WITHOUT_TRACEBACK)  # again does nothing
     project = Workspace.here()
+    Page().show(look_after_lost_runs)
     try:
-        with turn_in(project.root, parameters.overlap):
+        with on_record(flow_run.id), turn_in(project.root, parameters.overlap):
             return run_chain(project, parameters)
+    except CancelledOnThePage as reason:
+        return Cancelled(message=str(reason))
     except WorkspaceBusy as busy:
         return left_out(busy, parameters.overlap)
 

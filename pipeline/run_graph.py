@@ -9,6 +9,8 @@ on the tasks and ends every process of the run before it passes the interruption
 """
 
 import logging
+import math
+import time
 from collections.abc import Iterable
 from concurrent.futures import wait
 from pathlib import Path
@@ -21,6 +23,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from pipeline import processes
+from pipeline.cancel_watch import CancelWatch
 from pipeline.dvc import Graph, StageOutcome, Workspace
 from pipeline.page import Page, StageBar
 from pipeline.parameters import ChainParameters
@@ -28,6 +31,7 @@ from pipeline.sharing import PushFailed
 from stages.errors import INTERRUPTED, USER_MISTAKE, UserError
 
 RETRIES = 2
+LOOK_EVERY_SECONDS = 5.0
 
 
 class StageFailed(Exception):
@@ -54,13 +58,17 @@ class WithoutTraceback(logging.Filter):
     """A stage that failed has said why in its own words; where our code raised is no news."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        told = StageFailed | TimeIsUp | PushFailed | UserError
+        told = StageFailed | TimeIsUp | CancelledOnThePage | PushFailed | UserError
         if record.exc_info and isinstance(record.exc_info[1], told):
             record.exc_info = None
         return True
 
 
 WITHOUT_TRACEBACK = WithoutTraceback()
+
+
+class CancelledOnThePage(Exception):
+    """A run that no runner watches over was cancelled, and its stages have saved and stopped."""
 
 
 class TimeIsUp(Exception):
@@ -146,14 +154,20 @@ def wait_for(
 
     Raises:
         TimeIsUp: they took more than so many minutes.
+        CancelledOnThePage: somebody cancelled the run, and nobody else is there to tell it.
     """
     # Not by their states: that of a stage which follows a failed one is never a final one.
     running = [future.wrapped_future for future in futures]
-    if wait(running, timeout=60 * minutes if minutes else None).not_done:
-        raise TimeIsUp(
-            f"the time limit of {minutes:g} minutes is up; what ran has saved.\n"
-            "  The next run continues there."
-        )
+    end = time.monotonic() + (60 * minutes if minutes else math.inf)
+    cancel = CancelWatch()
+    while wait(running, timeout=min(LOOK_EVERY_SECONDS, end - time.monotonic())).not_done:
+        if time.monotonic() >= end:
+            raise TimeIsUp(
+                f"the time limit of {minutes:g} minutes is up; what ran has saved.\n"
+                "  The next run continues there."
+            )
+        if cancel.was_asked_for():
+            raise CancelledOnThePage("cancelled on the page; what ran has saved")
 
 
 def in_order_of_blame(

@@ -43,7 +43,6 @@ def what_ran(project: Workspace, workspace: Workspace, parameters: ChainParamete
     written = profiles.read_values(project.root / PARAMS_FILE)
     own = workspace.root != project.root
     rows = {
-        "Commit": commit_line(project.root),
         "Profile": f"`{profile_in(workspace.root / PARAMS_FILE)}`",
         "Stages": ", ".join(f"`{name}`" for name in parameters.targets) or "all",
         "Works in": f"`{workspace.root}`",
@@ -53,7 +52,8 @@ def what_ran(project: Workspace, workspace: Workspace, parameters: ChainParamete
             f"{parameters.time_limit_minutes:g} min" if parameters.time_limit_minutes else "none"
         ),
     }
-    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    lines = [f"| Commit | {commit_line(project.root)} |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in rows.items()]
     if own:
         changes = profiles.differences(written, yaml.safe_load(text))
         lines += ["", "## Other than in params.yaml", "```", *changes, "```"]

@@ -1,0 +1,173 @@
+"""Runs whose process is gone without a word: what the page says of them is made true.
+
+A run that is killed with -9, or that ends while the server is down, tells nobody. So each leaves a
+record in runs/flow-runs, and whoever comes later looks whether its process still lives: `serve`
+when it starts and every minute, and each run at its start. A lost run is tried again, up to
+twice, if it came from a deployment; it continues where its stages saved.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from uuid import UUID
+
+import psutil
+from prefect import Flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_logger
+from prefect.settings import get_current_settings
+from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed, Failed
+
+from stages.records import read_json, write_json
+
+FOLDER = Path("runs/flow-runs")
+LOOK_EVERY_SECONDS = 60.0
+RETRIES = 2
+GONE = "its process ended without a word"
+
+
+@dataclass(frozen=True)
+class Record:
+    """The process of a flow run, and how it ended if it came to its end."""
+
+    flow_run: str
+    server: str
+    host: str
+    pid: int
+    started: float  # when the process was, seconds since the epoch; a number alone is given again
+    ended: str = ""  # "completed", or why it failed
+
+    @property
+    def path(self) -> Path:
+        return FOLDER / f"{self.flow_run}.json"
+
+    def is_alive(self) -> bool:
+        try:
+            process = psutil.Process(self.pid)
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            return alive and abs(process.create_time() - self.started) < 1
+        except psutil.NoSuchProcess:
+            return False
+
+
+def server() -> str:
+    """Which server the runs of this process are known to."""
+    settings = get_current_settings()
+    return settings.api.url or f"embedded, {settings.home}"
+
+
+@contextmanager
+def on_record(flow_run: str | None) -> Generator[None]:
+    """Leave a record of this process's run, for those who come when it was lost."""
+    if flow_run is None:
+        yield
+        return
+    process = psutil.Process()
+    record = Record(flow_run, server(), socket.gethostname(), process.pid, process.create_time())
+    write_json(record.path, asdict(record))
+    try:
+        yield
+    except Exception as error:
+        write_json(record.path, asdict(replace(record, ended=str(error) or repr(error))))
+        raise
+    # Not removed: that the server heard of the end is for whoever looks next to see.
+    write_json(record.path, asdict(replace(record, ended="completed")))
+
+
+def look_after_lost_runs() -> list[str]:
+    """Tell the server of every run here that is over without its knowing; a line for each."""
+    said = []
+    for path in sorted(FOLDER.glob("*.json")):
+        try:
+            record = Record(**read_json(path))
+        except (TypeError, ValueError, FileNotFoundError):
+            continue  # of another version, or somebody else was faster
+        ours = record.host == socket.gethostname() and record.server == server()
+        if ours and not record.is_alive():
+            with get_client(sync_client=True) as client:
+                said += tell_the_end(client, record)
+            path.unlink(missing_ok=True)
+    return said
+
+
+def tell_the_end(client: SyncPrefectClient, record: Record) -> list[str]:
+    """Bring the server's idea of a run that is over up to date; a line if it was wrong."""
+    try:
+        run = client.read_flow_run(UUID(record.flow_run))
+    except ObjectNotFound:
+        return []
+    if run.state is None or run.state.is_final() or run.state.is_scheduled():
+        return []
+    state = true_end(run.state, record)
+    client.set_flow_run_state(run.id, state, force=True)
+    end_task_runs(client, run.id)
+    if state.is_crashed():
+        try_again(client, run)
+    return [f"run {run.name} was {run.state.name} on the page and is {state.name}"]
+
+
+def true_end(shown: State, record: Record) -> State:
+    """The state that a run really is in, whose process is gone."""
+    if shown.is_cancelling():
+        return Cancelled(message="told to stop, and its process is gone")
+    if record.ended == "completed":
+        return Completed(message="it ended well while the server was not there")
+    if record.ended:
+        return Failed(message=record.ended)
+    return Crashed(message=f"{GONE} (killed, or the machine went down)")
+
+
+def end_task_runs(client: SyncPrefectClient, flow_run: UUID) -> None:
+    """Those of a run that is over can't be running."""
+    running = client.read_task_runs(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run])),
+        task_run_filter=TaskRunFilter(
+            state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING]))
+        ),
+    )
+    for task in running:
+        client.set_task_run_state(task.id, Crashed(message=f"{GONE}, with its run"), force=True)
+
+
+def try_again(client: SyncPrefectClient, run: FlowRun) -> None:
+    """Put a lost run of a deployment back on the list of what is due."""
+    if run.deployment_id is not None and run.run_count <= RETRIES:
+        client.set_flow_run_state(
+            run.id, AwaitingRetry(message=f"{GONE}; it continues where it saved"), force=True
+        )
+
+
+def after_a_crash(flow: Flow, flow_run: FlowRun, state: State) -> None:
+    """Prefect's hook: the runner saw the process of a run end without a word."""
+    with get_client(sync_client=True) as client:
+        end_task_runs(client, flow_run.id)
+        try_again(client, client.read_flow_run(flow_run.id))
+
+
+def keep_looking() -> None:
+    """Look now and every minute, in a thread that ends with the process."""
+    threading.Thread(target=_look_for_ever, daemon=True).start()
+
+
+def _look_for_ever() -> None:
+    log = get_logger("lost_runs")
+    while True:
+        try:
+            for line in look_after_lost_runs():
+                log.warning(line)
+        except Exception as error:  # the server is down, most likely: it is asked again
+            log.warning("lost runs could not be looked after: %s", error)
+        time.sleep(LOOK_EVERY_SECONDS)
