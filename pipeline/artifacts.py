@@ -13,8 +13,18 @@ def slug(*words: str) -> str:
 
 
 def table_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a number: {"accuracy": {"mean": 0.7}} gives {"metric": "accuracy.mean", ...}."""
-    return [{"metric": name, "value": value} for name, value in flat(metrics).items()]
+    """One row a number: {"probe": {"accuracy": {"mean": 0.71234}}} gives accuracy.mean, 0.7123.
+
+    Args:
+        metrics: numbers by file; the file is named only where there are several.
+    """
+    numbers = flat(metrics if len(metrics) > 1 else next(iter(metrics.values()), {}))
+    return [{"metric": name, "value": rounded(value)} for name, value in numbers.items()]
+
+
+def rounded(value: Any) -> Any:
+    """Four digits are what a person reads; the file has them all."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -280,8 +280,8 @@ def _run(asked: argparse.Namespace) -> int:
 
     try:
         outcomes = flows.simclr_chain(parameters)
-    except CancelledRun:
-        print("stopped: nothing was run, for the workspace is in use", file=sys.stderr)
+    except CancelledRun as reason:
+        print(f"stopped: {reason}", file=sys.stderr)
         return INTERRUPTED
     except (StageFailed, PushFailed) as failure:
         print(f"error: {failure}", file=sys.stderr)

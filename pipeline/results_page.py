@@ -66,7 +66,7 @@ def answer_of(study: Study, report_url: str | None) -> str:
     plot = label_fraction_plot(study, 720, 380, short=True)
     file = (study.root / REPORT).absolute()
     link = f"**[Open the report]({report_url})** · " if report_url else ""
-    where = f"{link}one self-contained page, on the machine that ran it: `{file}`"
+    where = f"{link}The whole report is one page, on the machine that ran it: `{file}`"
     note = "Test accuracy in percent, mean ± deviation over seeds; ◆ chosen by validation accuracy."
-    parts = [f"# {sentence(study)}", where, markdown_table(study), note]
+    parts = [f"**{sentence(study)}**", where, markdown_table(study), note]
     return "\n\n".join([*parts, picture(plot, "accuracy against labels")])
