@@ -79,7 +79,7 @@ def test_cancel_saves_stops_and_leaves_no_process_and_the_next_run_continues(
 
     page.goto(f"{server.url}/runs/flow-run/{run}")
     page.get_by_role("button", name="Cancel").click()
-    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Confirm").click()
     begun = time.monotonic()
     wait_for(lambda: alive_in(workspace) == [], 30, "the end of every process")
     ended_after = time.monotonic() - begun
