@@ -4,8 +4,8 @@ PYTHON ?= python3
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 # Left out of the fast tests: what starts processes, servers or the whole chain.
-WHOLE := e2e or equality or kill or flow
-ELSEWHERE := slow or gpu or browser
+WHOLE := e2e or equality or kill or flow or browser
+ELSEWHERE := slow or gpu
 
 .PHONY: help setup reproduce report test lint format bench peers schema clean
 .DEFAULT_GOAL := help
