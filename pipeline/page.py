@@ -25,6 +25,7 @@ from stages.params import PARAMS_FILE, load_params
 
 REPORT_URL = "PIPELINE_REPORT_URL"  # set by `serve`, which also answers there
 MOVES_EVERY_SECONDS = 3.0
+PAUSE_SECONDS = 30.0  # while the server does not answer, for each try holds up the stage's log
 
 
 class Page:
@@ -36,12 +37,14 @@ class Page:
     def show(self, publish: Callable[[], Any]) -> Any:
         """Try it; None where it failed."""
         try:
-            return publish()
+            shown = publish()
         except Exception as error:  # whatever it is: hours of training weigh more than a picture
             if not self.failed:
                 get_run_logger().warning("the page could not be brought up to date: %s", error)
             self.failed = True
             return None
+        self.failed = False
+        return shown
 
     def what_ran(
         self, project: Workspace, workspace: Workspace, parameters: ChainParameters
@@ -101,7 +104,8 @@ class StageBar:
     def tick(self) -> None:
         """Called often; looks at the trainings every few seconds."""
         now = time.time()
-        if now - self.moved_at < MOVES_EVERY_SECONDS:
+        pause = PAUSE_SECONDS if self.page.failed else MOVES_EVERY_SECONDS
+        if now - self.moved_at < pause:
             return
         self.moved_at = now
         seen = read_progress(self.workspace.progress_of(self.stage))

@@ -125,8 +125,8 @@ class Served:
 
         wait_for(is_served, 120, "serve")
 
-    def create_run(self, **parameters: Any) -> str:
-        deployment = self.server("/deployments/name/simclr-chain/simclr", method="GET")["id"]
+    def create_run(self, of: str = "simclr", **parameters: Any) -> str:
+        deployment = self.server(f"/deployments/name/simclr-chain/{of}", method="GET")["id"]
         asked = {"parameters": {"parameters": parameters}}
         return self.server(f"/deployments/{deployment}/create_flow_run", asked)["id"]
 

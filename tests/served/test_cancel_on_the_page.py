@@ -90,7 +90,8 @@ def test_cancel_saves_stops_and_leaves_no_process_and_the_next_run_continues(
     step = step_in(workspace)
     log = (workspace / "runs/logs/pretrain.log").read_text()
     assert log.count("starting at step 0") == 1  # stopped, so not retried
-    assert "exited with 75" in log  # it saved
+    assert "stopped on SIGTERM" in log
+    assert "and saved it" in log
     assert (workspace / "runs/pretrain/last.pt").exists()
     time.sleep(2)
     assert step_in(workspace) == step

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.served.conftest import IDENTITY, Served, Server, alive_in, wait_for
+from tests.served.conftest import (
+    IDENTITY,
+    Served,
+    Server,
+    alive_in,
+    kill_tree,
+    wait_for,
+)
 
 pytestmark = [pytest.mark.flow, pytest.mark.kill]
 
@@ -40,6 +47,8 @@ def folder(tmp_path: Path, root: Path) -> Path:
     (tmp_path / "dvc.yaml").write_text(graph)
     (tmp_path / "trainer.py").write_text(TRAINER)
     (tmp_path / "steps").write_text("1000000")
+    for name in ("pipeline", "stages", "prefect.yaml"):  # a worker finds the flow in the project
+        (tmp_path / name).symlink_to(root / name)
     for words in (["init", "-q"], ["add", "-A"], [*IDENTITY, "commit", "-qm", "first"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     return tmp_path
@@ -136,3 +145,33 @@ def test_training_goes_on_without_the_server_and_its_end_is_told_when_it_is_back
         server.start()
     wait_for(lambda: server.state(run) == "Completed", 90, "the truth on the page")
     assert len(starts(folder)) == 1
+
+
+@pytest.mark.slow  # a minute and a half; the mechanics are those of serve
+def test_worker_of_a_work_pool_runs_what_prefect_yaml_deploys_and_tries_a_killed_run_again(
+    folder: Path, server: Server
+):
+    for words in (
+        ["work-pool", "create", "simclr", "--type", "process"],
+        ["--no-prompt", "deploy", "--all"],
+    ):
+        subprocess.run(["prefect", *words], cwd=folder, env=server.env, check=True, timeout=120)
+    worker = subprocess.Popen(
+        ["prefect", "worker", "start", "--pool", "simclr"],
+        cwd=folder,
+        env=server.env,
+        start_new_session=True,
+    )
+    try:
+        served = Served(folder, server, folder)
+        run = served.create_run("nightly")
+        wait_for(lambda: trains(folder, 5), 120, "training")
+        flow = served.flow_process(run)
+        assert flow is not None
+        flow.kill()
+        wait_for(lambda: len(starts(folder)) == 2, 120, "second try")
+        assert starts(folder)[1] > 5
+        finish(folder)
+        wait_for(lambda: server.state(run) == "Completed", 60, "end")
+    finally:
+        kill_tree(worker)
