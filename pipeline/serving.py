@@ -1,10 +1,12 @@
 """Runs from Prefect's page: which server may be talked to, and what it is told of the chain."""
 
 import ipaddress
+import time
 from urllib.parse import urlsplit
 
 from stages.errors import UserError
 
+LOOK_EVERY_SECONDS = 5.0
 NO_SERVER = (
     "no Prefect server is set, and a schedule needs one that stays.\n"
     "  In another terminal: .venv/bin/prefect server start\n"
@@ -62,15 +64,39 @@ def serve(cron: str | None) -> None:
 
     The deployment has no limit of its own: what a run does when another one is on is one of its
     parameters, and holds for runs of other deployments and for those started by hand as well.
+
+    Raises:
+        UserError: the server does not answer now. One that is away later is waited for.
     """
     from prefect.schedules import Cron
     from prefect.types.entrypoint import EntrypointType
 
-    from pipeline import flows
+    from pipeline.flows import simclr_chain
 
-    flows.simclr_chain.serve(
-        name="simclr",
-        # What a run that was skipped would have found, the next one finds.
-        schedules=[Cron(cron, parameters=ON_SCHEDULE)] if cron else None,
-        entrypoint_type=EntrypointType.MODULE_PATH,
-    )
+    if (problem := problem_with_server()) is not None:
+        raise UserError(f"the Prefect server that is set does not answer: {problem}\n{NO_SERVER}")
+    while True:
+        try:
+            simclr_chain.serve(
+                name="simclr",
+                # What a run that was skipped would have found, the next one finds.
+                schedules=[Cron(cron, parameters=ON_SCHEDULE)] if cron else None,
+                entrypoint_type=EntrypointType.MODULE_PATH,
+            )
+        except Exception as error:  # Prefect's runner gives up when its server is away for minutes
+            from prefect.logging import get_logger
+
+            log = get_logger("serving")
+            log.warning("taking no runs: %s", error)
+            while problem_with_server() is not None:
+                time.sleep(LOOK_EVERY_SECONDS)
+            log.warning("the server answers; taking runs again")
+        else:
+            return  # told to end
+
+
+def problem_with_server() -> Exception | None:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        return client.api_healthcheck()

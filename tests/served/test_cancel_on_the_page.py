@@ -96,7 +96,7 @@ def test_cancel_saves_stops_and_leaves_no_process_and_the_next_run_continues(
     time.sleep(2)
     assert step_in(workspace) == step
     assert "profile: smoke" in (folder / "params.yaml").read_text()
-    assert "100000" not in (folder / "params.yaml").read_text()
+    assert "100000 steps" not in (folder / "params.yaml").read_text()
 
     again = served.create_run(**asked)
     wait_for(
