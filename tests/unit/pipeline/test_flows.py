@@ -55,7 +55,7 @@ class Run:
         return self.process
 
     def __call__(self, *words: str) -> tuple[int, str]:
-        code = self.start(*words).wait(timeout=120)
+        code = self.start(*words).wait(timeout=300)
         return code, self.log.read_text()
 
     def end(self) -> None:
