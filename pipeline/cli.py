@@ -30,6 +30,7 @@ from pydantic import ValidationError
 from pipeline import models, profiles, run_workspace, serving
 from pipeline.artifacts import first_table
 from pipeline.dvc import Workspace
+from pipeline.report_server import start_report_server
 from stages.errors import INTERRUPTED, UserError
 from stages.params import PARAMS_FILE, load_params
 
@@ -328,7 +329,11 @@ def _serve(asked: argparse.Namespace) -> int:
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     from pipeline.lost_runs import keep_looking
+    from pipeline.page import REPORT_URL
 
     keep_looking()
+    address = start_report_server(Path.cwd())
+    if address is not None:
+        os.environ[REPORT_URL] = address
     serving.serve(asked.cron)
     return 0

@@ -20,6 +20,7 @@ from pipeline.parameters import ChainParameters
 from pipeline.progress import duration, read_progress
 from pipeline.report.results import Study
 from pipeline.results_page import answer_of, pictures_of
+from pipeline.run_workspace import FOLDER
 from pipeline.what_ran import what_ran
 from stages.params import PARAMS_FILE, load_params
 
@@ -81,9 +82,7 @@ class Page:
     def _answer(self, workspace: Workspace) -> None:
         study = study_of(workspace)
         if study.results:
-            create_markdown_artifact(
-                key="results", markdown=answer_of(study, os.environ.get(REPORT_URL))
-            )
+            create_markdown_artifact(key="results", markdown=answer_of(study, url_of(workspace)))
 
 
 class StageBar:
@@ -135,6 +134,15 @@ class StageBar:
             self.page.show(
                 lambda: update_progress_artifact(shown, progress=percent, description=words)
             )
+
+
+def url_of(workspace: Workspace) -> str | None:
+    """Where `serve` gives out a workspace's report; None where no `serve` is above us."""
+    served = os.environ.get(REPORT_URL)
+    if served is None:
+        return None
+    is_own = workspace.root.parent.name == FOLDER.name
+    return f"{served}/{workspace.root.name}/" if is_own else f"{served}/"
 
 
 def study_of(workspace: Workspace) -> Study:
