@@ -101,7 +101,7 @@ def test_cancel_saves_stops_and_leaves_no_process_and_the_next_run_continues(
     again = served.create_run(**asked)
     wait_for(
         lambda: "continuing at step" in (workspace / "runs/logs/pretrain.log").read_text(),
-        120,
+        300,
         "resume",
     )
     continued = (
