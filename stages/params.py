@@ -847,6 +847,7 @@ class TransferTraining(Section):
         bool, Field(description="divide each weight decay by the learning rate it is tried with")
     ] = False
     views: LabelledViewParams = LabelledViewParams()
+    precision: Precision = "float32"
 
     @model_validator(mode="after")
     def _some_decay_is_tried(self) -> Self:
@@ -871,9 +872,12 @@ class TransferParams(Section):
         bool, Field(description="learn again from training and validation at the chosen strength")
     ] = False
     train: Annotated[
-        list[Literal["finetune", "scratch"]],
+        list[Literal["finetune", "supervised", "scratch"]],
         AfterValidator(_no_doubles),
-        Field(description="whole networks to train beside the linear classifiers"),
+        Field(
+            description="whole networks to train: finetune, the pretrained; supervised, the "
+            "baseline's by the same settings; scratch, untrained"
+        ),
     ] = []
     finetune: Annotated[
         TransferTraining | None, Field(description="of the pretrained network, where train has it")
@@ -886,8 +890,11 @@ class TransferParams(Section):
     @model_validator(mode="after")
     def _trainings_have_their_settings(self) -> Self:
         for name in self.train:
-            if getattr(self, name) is None:
-                raise ValueError(f"train names {name}: write {name}: duration, batch_size, lr_grid")
+            settings = "scratch" if name == "scratch" else "finetune"
+            if getattr(self, settings) is None:
+                raise ValueError(
+                    f"train names {name}: write {settings}: duration, batch_size, lr_grid"
+                )
         return self
 
     @model_validator(mode="after")

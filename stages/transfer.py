@@ -2,10 +2,11 @@
 
 On each data set a linear classifier and kNN on h of the pretrained encoder, beside the same on a
 randomly initialised one, on the supervised net's and on raw pixels; and where params ask for it the
-whole network fine-tuned, beside the same net from scratch. Validation chooses, test reports, and a
-permutation test says whether two methods differ at all.
+whole network fine-tuned, beside the supervised net and the same from scratch. Validation chooses,
+test reports, and a permutation test says whether two methods differ at all.
 """
 
+import copy
 import shutil
 import time
 from collections.abc import Callable
@@ -26,7 +27,9 @@ from stages.evaluation.knn import knn_logits
 from stages.evaluation.linear_probe import refitted, regularisation_path
 from stages.evaluation.other_datasets import LabelledImages, NotHere, Suite
 from stages.evaluation.transfer_scores import compared, examined, score
-from stages.models.simclr import SimCLR, build_classifier
+from stages.models.heads import LinearClassifier
+from stages.models.resnet import ResNet
+from stages.models.simclr import Classifier, SimCLR
 from stages.params import Params, load_params
 from stages.records import write_record
 from stages.training.products import build_from, read_card, read_product, seeded
@@ -41,6 +44,7 @@ PAIRS = (  # whose difference is tested: the first named is ours
     ("linear_probe", "supervised_linear"),
     ("linear_probe", "raw_pixels_linear"),
     ("finetune", "scratch"),
+    ("finetune", "supervised_finetune"),
     ("finetune", "linear_probe"),
 )
 
@@ -58,7 +62,7 @@ class Networks:
 
     pretrained: SimCLR
     untrained: SimCLR
-    supervised: nn.Module | None
+    supervised: ResNet | None
     supervised_from: str | None
 
     @classmethod
@@ -160,21 +164,23 @@ def frozen_features(
 def fine_tuned(
     images: LabelledImages, networks: Networks, params: Params, runtime: Runtime
 ) -> Found:
-    """The whole network learnt, from the pretrained weights and from scratch, as params ask."""
+    """The whole network learnt, from each of the weights that params ask for."""
     rows, logits = [], {}
-    for method, network, recipe in (
-        ("finetune", networks.pretrained, params.transfer.finetune),
-        ("scratch", networks.untrained, params.transfer.scratch),
+    recipes = params.transfer
+    for asked, method, encoder, recipe in (
+        ("finetune", "finetune", networks.pretrained.encoder, recipes.finetune),
+        ("supervised", "supervised_finetune", networks.supervised, recipes.finetune),
+        ("scratch", "scratch", networks.untrained.encoder, recipes.scratch),
     ):
-        if recipe is None or method not in params.transfer.train:
+        if asked not in recipes.train or encoder is None or recipe is None:
             continue
         started = time.perf_counter()
         tuning = Tuning(
             f"transfer/{images.name}/{method}",
             images,
-            partial(beginning, network, images.n_classes, params.transfer.seed),
+            partial(beginning, encoder, images.n_classes, recipes.seed),
             recipe,
-            state_digest(network),
+            state_digest(encoder),
             evaluation_recipe(params),
             params,
             runtime,
@@ -186,10 +192,11 @@ def fine_tuned(
     return rows, logits
 
 
-def beginning(network: SimCLR, n_classes: int, seed: int) -> nn.Module:
-    """A copy of a network with a new classifier on h."""
+def beginning(encoder: ResNet, n_classes: int, seed: int) -> Classifier:
+    """A copy of an encoder with a new classifier on h."""
     seeded(seed)
-    return build_classifier(network, from_layer=0, n_classes=n_classes)
+    linear = LinearClassifier(encoder.feature_dim, n_classes)
+    return Classifier(copy.deepcopy(encoder).cpu(), nn.Sequential(), linear)
 
 
 def facts(images: LabelledImages) -> dict[str, Any]:

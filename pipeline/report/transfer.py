@@ -15,6 +15,7 @@ TITLES = {
     "linear_probe": "Pretrained, linear",
     "knn": "Pretrained, kNN",
     "scratch": "From scratch, whole net",
+    "supervised_finetune": "Supervised, fine-tuned",
     "finetune": "Pretrained, fine-tuned",
 }
 METRICS = {

@@ -21,7 +21,7 @@ from stages.data.images import decode
 from stages.data.reading import read_source
 from stages.data.sources import SPLITS, Picture, Source, Split
 from stages.data.splits import SplitSizes, assign_splits, class_numbers
-from stages.data.torchvision_source import read_torchvision
+from stages.data.torchvision_source import KINDS, read_torchvision
 from stages.data.voc2007 import CLASSES as VOC_CLASSES
 from stages.data.voc2007 import read_voc2007
 from stages.errors import UserError
@@ -237,7 +237,13 @@ def _of_torchvision(
     """`share` is held out of the training images where the authors name no validation split."""
 
     def read(suite: Suite) -> LabelledImages:
-        source = read_torchvision(name, suite.root, download=False)
+        try:
+            source = read_torchvision(name, suite.root, download=False)
+        except UserError as error:
+            reason = str(error).splitlines()[0]
+            ways = f"torchvision.datasets.{name} reads it from there"
+            ways += " and can download it" if KINDS[name].fetched else ""
+            raise NotHere(f"{reason}; put {KINDS[name].where} into {suite.root}: {ways}") from error
         return suite.listed(name.lower(), source, metric, held_out(source, share))
 
     return read

@@ -123,6 +123,7 @@ class Tuning:
                 keys=listed.keys,
                 classes=targets.tolist(),
                 origin=self.origin,
+                precision=self.recipe.precision,
                 image_size=self.params.data.image_size,
             ),
         )
@@ -144,5 +145,5 @@ class Tuning:
 
     def _step(self, targets: Tensor) -> Step:
         if self.images.has_one_class_each:
-            return classify_step(self.runtime)
-        return several_classes_step(self.runtime, targets)
+            return classify_step(self.runtime, self.recipe.precision)
+        return several_classes_step(self.runtime, targets, self.recipe.precision)
