@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.report.build import build_report
-from tests.unit.pipeline.study_files import quick_params, write_study
+from tests.unit.pipeline.study_files import with_sizes, write_result, write_study
 
 pytestmark = pytest.mark.browser
 
@@ -29,9 +29,15 @@ CUT_TEXT = """() => [...document.querySelectorAll('svg text')]
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("browser")
-    write_study(root, quick_params())
-    build_report(root, quick_params())
+    root, big, small = tmp_path_factory.mktemp("browser"), "r10_1x_sk0", "r10_0.0625x_sk0"
+    params = with_sizes(students=[small])
+    write_study(root, params)
+    for method in ("supervised", "finetune_layer_1"):
+        write_result(root, params, method, "10_per_class", [0.8, 0.81, 0.79], size=big)
+    for teacher in ("own", big):
+        tests, student = [0.7, 0.71, 0.69], (teacher, small)
+        write_result(root, params, "student", "10_per_class", tests, student=student)
+    build_report(root, params)
     return root / "report/index.html"
 
 
