@@ -39,7 +39,6 @@ from stages.training.meeting import Meeting
 from stages.training.slurm import is_in_step, meeting_of_step, through_srun
 
 FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
-STOP_SECONDS = 120  # for workers to save, before the agent kills them
 
 
 def relaunched(module: str, runtime: RuntimeParams, arguments: Sequence[str] = ()) -> bool:
@@ -86,7 +85,6 @@ def _run_workers(command: list[str], runtime: RuntimeParams, meeting: Meeting) -
         local_addr=meeting.own_address,
         max_restarts=0,
         signals_to_handle="SIGQUIT",  # the others are ours, see _passing_stops_on
-        shutdown_timeout=STOP_SECONDS,
     )
     failures: dict[int, ProcessFailure] = {}
     with tempfile.TemporaryDirectory() as folder, _quiet_agent(), _passing_stops_on():

@@ -34,8 +34,8 @@ class Meeting:
         return cls("localhost:0", own_address="localhost")
 
     @classmethod
-    def at(cls, endpoint: str) -> "Meeting":
-        """Meet at host:port.
+    def at(cls, endpoint: str, is_here: bool | None = None) -> "Meeting":
+        """Meet at host:port; `is_here` where a scheduler says whose address that is.
 
         Torch would compare host names, which containers and network namespaces share or lack;
         addresses of this host's interfaces say for sure whether the meeting is here, and by which
@@ -46,7 +46,7 @@ class Meeting:
         own = _interfaces()
         address = _own_address_towards(family, there)
         settings = {
-            "is_host": there[0] in own,
+            "is_host": there[0] in own if is_here is None else is_here,
             "timeout": MEET_SECONDS,
             "join_timeout": MEET_SECONDS,
             "read_timeout": MEET_SECONDS,

@@ -1,6 +1,7 @@
 """Hosts of a Slurm allocation: srun starts the stage once on each, and they meet on the first."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -41,14 +42,16 @@ def is_in_step(hosts: int) -> bool:
 
 def meeting_of_step() -> Meeting:
     """On the first node of the step, at a port that other jobs are unlikely to use."""
-    nodes = subprocess.run(
-        ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
+    first = _scontrol("hostnames", os.environ["SLURM_STEP_NODELIST"]).split()[0]
+    address = re.search(r"\bNodeAddr=(\S+)", _scontrol("node", first))
     number = int(os.environ["SLURM_JOB_ID"]) * 31 + int(os.environ["SLURM_STEP_ID"])
-    return Meeting.at(f"{nodes[0]}:{FIRST_PORT + number % PORTS}")
+    endpoint = f"{address[1] if address else first}:{FIRST_PORT + number % PORTS}"
+    return Meeting.at(endpoint, is_here=os.environ["SLURM_NODEID"] == "0")
+
+
+def _scontrol(*words: str) -> str:
+    command = ["scontrol", "show", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def through_srun(words: Sequence[str], hosts: int, options: Sequence[str]) -> None:

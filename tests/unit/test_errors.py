@@ -175,3 +175,12 @@ def test_a_stage_of_dvc_stops_when_dvc_is_killed_and_one_of_a_shell_does_not(roo
             assert len(gone) == ends
             for process in still:
                 process.kill()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Unix's limits")
+def test_a_limit_on_file_sizes_is_the_users_to_mend(tmp_path: Path, root: Path):
+    limit = "import pathlib, resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))"
+    stage = a_stage(root, f"{limit}; pathlib.Path(r'{tmp_path}/state').write_bytes(bytes(2000))")
+    _, errors = stage.communicate(timeout=60)
+    assert stage.returncode == 2
+    assert "the size that a file may have here (ulimit -f)" in errors

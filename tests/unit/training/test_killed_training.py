@@ -3,13 +3,19 @@
 import json
 import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+
+from pipeline.dvc import read_outcome
+from stages.training import checkpoint
 
 pytestmark = [
     pytest.mark.kill,
@@ -70,3 +76,130 @@ def test_pretraining_killed_at_twenty_moments_and_within_saves_ends_bit_for_bit_
     assert last == [0, None]
     assert products(killed, "pretrain") == products(unbroken, "pretrain")
     assert losses(killed, "pretrain") == losses(unbroken, "pretrain")
+
+
+def test_other_trainings_killed_while_they_train_side_by_side_end_the_same(
+    root: Path, make_workspace: Callable[..., Path]
+):
+    fraction = "10_per_class"
+    short = {"duration": "30 steps", "warmup": None, "batch_size": 8}
+    distill = {"teacher_layer": 0, "warmup": None, "batch_size": 8}
+    settings = {
+        "pretrain": {"duration": "10 steps"},
+        "finetune": {"label_fractions": [fraction], "layers": [0], "seeds": 2, **short},
+        "supervised": {"lr_grid": [0.003, 0.006], "duration_grid": ["30 steps"], "overrides": {}},
+        "distill": distill,
+        "runtime": {**OFTEN, "trainings_at_once": 2},
+    }
+    stages = [
+        ("finetune", "finetune", ("--fraction", fraction)),
+        ("supervised", "supervised", ("--fraction", fraction)),
+        ("distill", "distill_same", ("--student", "same", "--fraction", fraction)),
+    ]
+    before = [a_run("subsets", "--fraction", fraction), a_run("pretrain")]
+    unbroken, killed = make_workspace("unbroken", settings), make_workspace("killed", settings)
+    rng = random.Random(1)
+    whole = [a_run(stage, *words) for stage, _, words in stages]
+    assert [code for code, _ in run_all(unbroken, root, before + whole)] == [0] * 5
+    broken = [
+        run
+        for stage, _, words in stages
+        for run in (
+            a_run(stage, *words, after=rng.uniform(0, 0.2)),
+            a_run(stage, *words, after=rng.uniform(0, 0.2)),
+            a_run(stage, *words),
+        )
+    ]
+    codes = [code for code, _ in run_all(killed, root, before + broken)]
+    assert codes == [0, 0, *[-9, -9, 0] * 3]
+    for _, item, _ in stages:
+        ours, theirs = (products(folder, f"{item}/{fraction}") for folder in (killed, unbroken))
+        assert ours == theirs
+
+
+GRAPH = """
+stages:
+  pretrain:
+    cmd: python -m stages.pretrain
+    deps: [data/shards/index.json]
+    params: [pretrain]
+    outs: [artifacts/pretrain]
+"""
+
+
+def test_a_stage_under_dvc_saves_when_it_is_told_to_stop_and_when_dvc_is_killed(
+    root: Path, make_workspace: Callable[..., Path]
+):
+    folder = make_workspace("dvc", {"pretrain": {"duration": "5000 steps"}})
+    shutil.copytree(folder / "data/shards", folder / "data/copied")  # dvc follows no link outside
+    (folder / "data/shards").unlink()
+    (folder / "data/copied").rename(folder / "data/shards")
+    (folder / "dvc.yaml").write_text(GRAPH)
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    subprocess.run([*DVC, "init", "--quiet"], cwd=folder, check=True)
+
+    dvc, stage = under_dvc(folder, root)
+    second = subprocess.run(
+        [sys.executable, "-m", "stages.pretrain"],
+        cwd=folder,
+        env=environment(root),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert second.returncode == 2
+    assert f"process {stage.pid} on" in second.stderr
+    stage.send_signal(signal.SIGTERM)
+    output, _ = dvc.communicate(timeout=100)
+    assert dvc.returncode == 255
+    assert read_outcome("pretrain", output.splitlines(), 255, 0.0).exit_code == 75
+
+    dvc, stage = under_dvc(folder, root)
+    dvc.kill()  # its trainer would train on, unseen, and into a pipe that nobody reads
+    dvc.communicate(timeout=100)
+    assert psutil.wait_procs([stage], timeout=60)[1] == []
+    saved = checkpoint.load(folder / "runs/pretrain/last.pt")["state"]["step"]
+
+    dvc, stage = under_dvc(folder, root, f"continuing at step {saved} from")
+    os.killpg(dvc.pid, signal.SIGINT)  # Ctrl-C
+    output, _ = dvc.communicate(timeout=100)
+    assert read_outcome("pretrain", output.splitlines(), dvc.returncode, 0.0).exit_code == 75
+
+
+DVC = (sys.executable, "-m", "dvc")
+
+
+def environment(root: Path) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
+
+
+def under_dvc(
+    folder: Path, root: Path, words: str = "5000 steps"
+) -> tuple[subprocess.Popen[str], psutil.Process]:
+    """`dvc repro` and the stage below it, once that trains."""
+    dvc = subprocess.Popen(
+        [*DVC, "repro"],
+        cwd=folder,
+        env=environment(root),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # see test_flows
+    )
+    assert dvc.stdout is not None
+    said = ""
+    for line in dvc.stdout:
+        said += line
+        if words in line:
+            break
+    else:
+        pytest.fail(said)
+    found = [
+        process
+        for process in psutil.Process(dvc.pid).children(recursive=True)
+        if "stages.pretrain" in process.cmdline()
+    ]
+    return dvc, found[-1]
