@@ -117,7 +117,8 @@ def _stage_plan(
     tasks, flops, measured_on = [], 0.0, ""
     for training in work.trainings:
         rate = machine.training(training, one_thread=one_thread)
-        tasks += [training.steps * training.batch_size * rate.seconds] * training.nets
+        images = training.steps * training.batch_size / _gpus_that_share(params, machine, training)
+        tasks += [images * rate.seconds] * training.nets
         flops += training.images * rate.seconds * rate.flops_per_second
         measured_on = measured_on or rate.measured_on
     ahead = 0.0
@@ -154,6 +155,13 @@ def _stage_plan(
     )
 
 
+def _gpus_that_share(params: Params, machine: Machine, training: Training) -> int:
+    """Pretraining's processes divide a batch; on a CPU they divide the cores as well."""
+    if machine.runtime.device.type != "cuda" or not training.is_contrastive:
+        return 1
+    return max(min(params.runtime.processes, torch.cuda.device_count()), 1)
+
+
 def makespan(tasks: Sequence[float], workers: int) -> float:
     """When the last of some tasks ends that workers take one after the other, in this order."""
     busy_until = [0.0] * max(workers, 1)
@@ -172,8 +180,6 @@ def _workers(params: Params, machine: Machine, work: Work) -> int:
 
 
 def _net_bytes(params: Params, machine: Machine, training: Training) -> int:
-    memory = params.pretrain.memory
-    keys = memory.size if training.is_contrastive and memory.kind != "none" else 0
     at_once = training.batch_size
     if training.is_contrastive:
         share = min(machine.share, training.batch_size)
@@ -183,7 +189,7 @@ def _net_bytes(params: Params, machine: Machine, training: Training) -> int:
         machine.cost(training.network),
         image_size=params.data.image_size,
         channels=params.data.channels,
-        memory_keys=keys,
+        memory_keys=machine.keys_of(training),
         images_at_once=at_once,
     )
 
@@ -215,7 +221,7 @@ def _working_bytes(params: Params, machine: Machine, works: Sequence[Work]) -> i
     largest = 0
     for work in works:
         for training in work.trainings:
-            momentum = training.is_contrastive and params.pretrain.memory.kind != "none"
+            momentum = machine.keys_of(training) > 0
             copies = 1 + OPTIMIZER_COPIES[training.optimizer.name] + momentum
             largest = max(largest, copies * machine.cost(training.network).parameters * FLOAT)
     cache = params.runtime.cache_gigabytes * 1e9 if params.data.shards_at else 0
@@ -235,6 +241,12 @@ def warnings_of(params: Params, plan: Plan) -> list[str]:
         f"has {hardware.memory_bytes / 1e9:,.0f} GB.\n  {_smaller(section)}"
         for (section, n_bytes), stages in too_large.items()
     ]
+    if hardware.gpus and params.runtime.processes > hardware.gpus:
+        told.append(
+            f"runtime.processes is {params.runtime.processes}, and there are GPUs for "
+            f"{hardware.gpus}.\n  Write runtime.processes: {hardware.gpus}, or start the others on "
+            "more hosts."
+        )
     if plan.disk_bytes > hardware.disk_free_bytes:
         told.append(
             f"it needs about {plan.disk_bytes / 1e9:,.0f} GB of disk, and "

@@ -24,6 +24,7 @@ class Hardware:
         cores: that this process may use.
         threads: that torch uses.
         gpu: its name; None: there is none, or it is not to be used.
+        gpus: that can be used here.
         memory_of: what the memory is of, in words.
         memory_bytes: of the GPU where there is one, else of the machine.
         disk_free_bytes: where the project lies.
@@ -33,6 +34,7 @@ class Hardware:
     cores: int
     threads: int
     gpu: str | None
+    gpus: int
     memory_of: str
     memory_bytes: int
     disk_free_bytes: int
@@ -47,6 +49,7 @@ def hardware_of(runtime: Runtime) -> Hardware:
         cores=usable_cores(),
         threads=torch.get_num_threads(),
         gpu=gpu,
+        gpus=torch.cuda.device_count() if on_gpu else 0,
         memory_of=gpu or "this machine",
         memory_bytes=memory,
         disk_free_bytes=shutil.disk_usage(Path.cwd()).free,

@@ -153,9 +153,7 @@ class Machine:
 
     def _flops(self, training: Training) -> float:
         """Of an image."""
-        memory = self.params.pretrain.memory
-        keys = memory.size if training.is_contrastive and memory.kind != "none" else 0
-        passes = self.passes if training.is_contrastive else 1
+        keys, passes = self.keys_of(training), self.passes if training.is_contrastive else 1
         cost = self.cost(training.network)
         teacher = self.cost(training.taught_by) if training.taught_by else None
         flops = step_flops(training, cost, memory_keys=keys, passes=passes, teacher=teacher)
@@ -198,11 +196,12 @@ class Machine:
             self.cost(training.network),
             image_size=self.params.data.image_size,
             channels=self.params.data.channels,
-            memory_keys=self._keys(training),
+            memory_keys=self.keys_of(training),
             images_at_once=training.batch_size,
         )
 
-    def _keys(self, training: Training) -> int:
+    def keys_of(self, training: Training) -> int:
+        """Of the momentum memory."""
         memory = self.params.pretrain.memory
         return memory.size if training.is_contrastive and memory.kind != "none" else 0
 

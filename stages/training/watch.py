@@ -69,7 +69,7 @@ def has_collapsed(rows: Sequence[Mapping[str, float]], out_dim: int) -> bool:
 class UpdateWatch:
     """Norms of gradient, weights and last update; taken for logged steps only.
 
-    The weights before such a step are copied, which costs about a hundredth of a step.
+    The weights before such a step are copied; that memory is given back after it.
     """
 
     def __init__(self) -> None:
@@ -90,8 +90,9 @@ class UpdateWatch:
             "param_norm": _norm(weights),
         }
         if self._before:
-            moved = _norm(torch._foreach_sub(weights, self._before))
-            facts["update_ratio"] = moved / _norm(self._before).clamp(min=1e-12)
+            before = _norm(self._before).clamp(min=1e-12)
+            torch._foreach_sub_(self._before, weights)
+            facts["update_ratio"] = _norm(self._before) / before
             self._before = []
         queue = state.beside.get("queue")
         if isinstance(queue, NegativeQueue):

@@ -136,7 +136,7 @@ def test_a_mistake_in_params_shows_before_torch_is_started(
 
 def a_plan(**stage: Any) -> Plan:
     one = StagePlan("pretrain", 1, 10, 100, 1e9, 1000, 10**9, 10**9, 60.0)
-    hardware = Hardware(2, 2, None, "this machine", 4 * 10**9, 10**10, 0.0)
+    hardware = Hardware(2, 2, None, 0, "this machine", 4 * 10**9, 10**10, 0.0)
     return Plan("quick", FASHION, hardware, [replace(one, **stage)], 0, False)
 
 
@@ -153,6 +153,13 @@ def test_what_is_too_much_is_named_with_a_cheaper_choice(root: Path):
     assert "pretrain would take about 10 days here" in days
     assert "pretrain.duration: 2 epochs is a day" in days
     assert "a GPU" in days
+    planned = a_plan()
+    two_gpus = replace(planned.hardware, gpu="some GPU", gpus=2)
+    eight = params.model_copy(
+        update={"runtime": params.runtime.model_copy(update={"processes": 8})}
+    )
+    (processes,) = warnings_of(eight, replace(planned, hardware=two_gpus))
+    assert "runtime.processes is 8, and there are GPUs for 2" in processes
 
 
 def test_keys_that_warnings_name_exist(root: Path):
