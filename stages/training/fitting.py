@@ -7,7 +7,7 @@ fixed number of images, more recomputation where it is over the whole batch.
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +107,16 @@ def fit_batch(
     asked["beside_bytes"] = beside_bytes
     most_bytes = MOST_OF_MEMORY * torch.cuda.mem_get_info()[1] - beside_bytes
     known = _read(folder, asked) if folder else None
+    # One that runs out of memory in the middle must not leave the others waiting for it.
+    alone = replace(runtime, rank=0, world_size=1)
 
     def fits(fit: Fit) -> bool:
         passes = Passes(fit.images, statistics_over)
         part_VMCHW = views_VBCHW[:, : fit.images]
-        works = _peak_bytes(model, part_VMCHW, fit, passes, runtime, precision) <= most_bytes
+        works = _peak_bytes(model, part_VMCHW, fit, passes, alone, precision) <= most_bytes
         return not runtime.any_process(not works)
 
     if runtime.any_process(known is None):
-        # One that runs out of memory in the middle must not leave the others waiting for it.
         use_global_batch_norm(model, None)
         try:
             known = first_that_fits(found, fits)
