@@ -362,6 +362,11 @@ def config_text(listed: str) -> str:
     )
 
 
+def outs_by_stage(root: Path) -> dict[str, Any]:
+    """What each stage has left, with digests."""
+    return {stage: about.get("outs") for stage, about in read_lock(root).items()}
+
+
 def read_lock(root: Path) -> dict[str, Any]:
     """dvc.lock by stage; empty where nothing has run."""
     try:

@@ -1,7 +1,7 @@
 """The chain as a Prefect flow, derived from dvc.yaml: what it works on, and what is shown of it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, State
 
 from pipeline import notify, processes
-from pipeline.dvc import StageOutcome, Workspace, upstream_of
+from pipeline.dvc import StageOutcome, Workspace, outs_by_stage, upstream_of
 from pipeline.holder import WorkspaceBusy
 from pipeline.lost_runs import after_a_crash, look_after_lost_runs, on_record
 from pipeline.page import Page
@@ -73,9 +73,12 @@ def run_chain(project: Workspace, parameters: ChainParameters) -> State[dict[str
     remote = remote_for(workspace, parameters.push)
     page.what_ran(project, workspace, parameters)
     graph = upstream_of(workspace.graph(), parameters.targets)
+    before = outs_by_stage(workspace.root)
     outcomes = run_graph(workspace, graph, parameters)
     page.answer(workspace)
-    message = summary(outcomes)
+    after = outs_by_stage(workspace.root)
+    new = {stage for stage in graph if after.get(stage) != before.get(stage)}
+    message = summary(outcomes, new)
     if remote is not None:
         try:
             push_results(workspace.root, list(graph), remote)
@@ -84,7 +87,7 @@ def run_chain(project: Workspace, parameters: ChainParameters) -> State[dict[str
             raise
         message += f"; results are at the remote {remote}"
     get_run_logger().info(message)
-    if any(outcome.status == "ran" for outcome in outcomes):
+    if new:
         notify.send_word_if_better(workspace, list(graph), flow_run.name)
     statuses = {outcome.stage: outcome.status for outcome in outcomes}
     return Completed(message=message, data=statuses)
@@ -103,9 +106,16 @@ def workspace_for(project: Workspace, parameters: ChainParameters) -> Workspace:
     return workspace_of_params(project, parameters.params_text(written))
 
 
-def summary(outcomes: Sequence[StageOutcome]) -> str:
-    """What the run came to, in one line."""
+def summary(outcomes: Sequence[StageOutcome], new: Container[str]) -> str:
+    """What the run came to, in one line.
+
+    Args:
+        outcomes: of its stages.
+        new: those with other results than before; one that only looks runs without any.
+    """
     ran = [outcome.stage for outcome in outcomes if outcome.status == "ran"]
-    if not ran:
-        return f"nothing changed: {len(outcomes)} stages are up to date"
-    return f"{len(outcomes)} stages up to date; {len(ran)} had to be run: {', '.join(ran)}"
+    changed = [stage for stage in ran if stage in new]
+    same = [stage for stage in ran if stage not in new]
+    text = f"{len(outcomes)} stages are up to date"
+    text = f"{text}; new results of {', '.join(changed)}" if changed else f"nothing changed: {text}"
+    return f"{text} (run with the same result: {', '.join(same)})" if same else text

@@ -96,7 +96,7 @@ def test_postgres_server_and_worker_as_the_compose_file_sets_them_run_the_chain(
             return next((state for state in states if state["type"] == "COMPLETED"), None)
 
         state = server.wait_for(ended, 240)
-        assert state["message"].startswith("5 stages up to date; 5 had to be run: ")
+        assert state["message"].startswith("5 stages are up to date; new results of ")
         assert Path("score-0.1").read_text() == "5"
     finally:
         if worker is not None:

@@ -79,9 +79,48 @@ def test_runs_that_meet_wait_skip_or_are_cancelled_and_say_for_whom(
     assert code == 0, said
     assert "1 stages up to date; 1 had to be run: shard" in said
 
-    code, said = start("run", "--targets", "shard").ended()
-    assert code == 0, said
-    assert server.runs()[-1]["state"]["message"] == "nothing changed: 1 stages are up to date"
+
+# The first stage looks into the folder each time, as that of the project does.
+LOOKING = """
+stages:
+  listing:
+    cmd: ls photos > listing
+    always_changed: true
+    outs: [listing: {persist: true}]
+  shard:
+    cmd: cp listing shard
+    deps: [listing]
+    outs: [shard]
+  train:
+    cmd: wc --lines < shard > model
+    deps: [shard]
+    outs: [model]
+  other:
+    cmd: cp source other
+    deps: [source]
+    outs: [other]
+"""
+
+
+def test_a_run_without_news_says_so_and_new_images_run_what_follows_from_them(
+    server: Server, start: Callable[..., Run], checkout: Path
+):
+    Path("dvc.yaml").write_text(LOOKING)
+    Path("photos").mkdir()
+    Path("photos/cat.png").touch()
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet"], check=True)
+    said = {}
+    for picture in ("cat.png", "dog.png"):
+        Path("photos", picture).touch()
+        code, printed = start("run").ended()
+        assert code == 0, printed
+        said[picture] = server.runs()[-1]["state"]["message"]
+        assert f" - {said[picture]}" in printed  # in the log as on the page
+    assert said["cat.png"] == (
+        "nothing changed: 4 stages are up to date (run with the same result: listing)"
+    )
+    assert said["dog.png"] == "4 stages are up to date; new results of listing, shard, train"
+    assert Path("model").read_text() == "2\n"
 
 
 def test_a_push_that_breaks_is_tried_again_and_the_run_says_where_its_results_are(
