@@ -23,6 +23,7 @@ import psutil
 
 HOLDER_FILE = Path("runs/holder.json")
 POLL_SECONDS = 2.0
+AGAIN_SECONDS = 0.3
 # dvc's lock is held for a moment by commands that only look: they are no reason to wait.
 MOMENT_SECONDS = 3.0
 
@@ -80,19 +81,20 @@ def hold(
     """
     path = root / HOLDER_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    told: Holder | None = None
+    told = refused = None
     with path.open("a+", encoding="utf-8") as file:
         while True:
             there = _lock(file) or working_without_a_lock(root)
             if there is None:
                 break
-            if not wait:
+            if not wait and there == refused:
                 raise WorkspaceBusy(there)
-            if there != told:
+            refused = there  # asked twice, for who only looks has the lock for a moment, too
+            if wait and there != told:
                 on_wait(there)
                 told = there
             fcntl.flock(file, fcntl.LOCK_UN)  # who comes first when it is free is left to chance
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS if wait else AGAIN_SECONDS)
         _write(file, Holder.now(what))
         try:
             yield
@@ -139,7 +141,7 @@ def _write(file: IO[str], holder: Holder) -> None:
 
 
 def _stage_in(root: Path) -> Holder | None:
-    """A stage that runs in or below that folder: `python -m stages.NAME`."""
+    """A stage that runs in that workspace: `python -m stages.NAME`."""
     ours = _ourselves()
     for process in psutil.process_iter():
         try:
@@ -157,8 +159,9 @@ def _stage_in(root: Path) -> Holder | None:
 
 
 def _is_inside(folder: str, root: Path) -> bool:
-    """Also in a workspace that a run with params of its own has under runs/."""
-    return Path(folder).is_relative_to(root.resolve())
+    """There, or in a workspace that a run with params of its own has under runs/."""
+    here, there = root.resolve(), Path(folder)
+    return there == here or there.is_relative_to(here / "runs")
 
 
 def _dvc_in(root: Path) -> Holder | None:

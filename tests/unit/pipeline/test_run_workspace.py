@@ -1,6 +1,7 @@
 """A run with params of its own: beside the project, on its code, from its cache; then applied."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ def project(checkout: Path) -> Workspace:
     for stage in ("shard", "train"):
         assert workspace.reproduce(stage, lambda _: None).status == "ran"
     return workspace
+
+
+def test_a_remote_that_is_named_by_a_relative_path_is_the_same_from_beside(project: Workspace):
+    words = ["remote", "add", "--quiet", "--default", "storage", "../storage"]
+    subprocess.run([sys.executable, "-m", "dvc", *words], check=True)
+    beside = workspace_with_seed(project, 8)
+    is_there, said = beside.push([], lambda _: None)
+    assert is_there, said
+    assert any((project.root.parent / "storage").rglob("*"))
 
 
 def workspace_with_seed(project: Workspace, seed: int) -> Workspace:
