@@ -19,6 +19,7 @@ import torch
 import torch._dynamo  # the first optimizer step would import it, in every child anew
 
 from stages.errors import run_stage
+from stages.evaluation.classify import import_ahead
 from stages.training import checkpoint
 
 MOMENTS = ("writing", "fsync", "between renames", "after renames")
@@ -117,6 +118,8 @@ def main() -> None:
     for stage in ("pretrain", "finetune", "supervised", "distill", "subsets"):
         importlib.import_module(f"stages.{stage}")
     runs = json.loads(sys.argv[1])
+    if any(one["stage"] not in {"pretrain", "subsets"} for one in runs):
+        import_ahead().join()  # likewise: seconds of importing what scores a classifier
     answers = [[run(one["stage"], one["words"], one["end"]), last_step()] for one in runs]
     sys.stdout.write(json.dumps(answers))
 

@@ -34,7 +34,7 @@ def run_all(folder: Path, root: Path, runs: list[dict[str, Any]]) -> list[list[A
         env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -78,6 +78,7 @@ def test_pretraining_killed_at_twenty_moments_and_within_saves_ends_bit_for_bit_
     assert losses(killed, "pretrain") == losses(unbroken, "pretrain")
 
 
+@pytest.mark.slow
 def test_other_trainings_killed_while_they_train_side_by_side_end_the_same(
     root: Path, make_workspace: Callable[..., Path]
 ):
@@ -151,19 +152,19 @@ def test_a_stage_under_dvc_saves_when_it_is_told_to_stop_and_when_dvc_is_killed(
     assert second.returncode == 2
     assert f"process {stage.pid} on" in second.stderr
     stage.send_signal(signal.SIGTERM)
-    output, _ = dvc.communicate(timeout=100)
+    output, _ = dvc.communicate(timeout=400)
     assert dvc.returncode == 255
     assert read_outcome("pretrain", output.splitlines(), 255, 0.0).exit_code == 75
 
     dvc, stage = under_dvc(folder, root)
     dvc.kill()  # its trainer would train on, unseen, and into a pipe that nobody reads
-    dvc.communicate(timeout=100)
+    dvc.communicate(timeout=400)
     assert psutil.wait_procs([stage], timeout=60)[1] == []
     saved = checkpoint.load(folder / "runs/pretrain/last.pt")["state"]["step"]
 
     dvc, stage = under_dvc(folder, root, f"continuing at step {saved} from")
     os.killpg(dvc.pid, signal.SIGINT)  # Ctrl-C
-    output, _ = dvc.communicate(timeout=100)
+    output, _ = dvc.communicate(timeout=400)
     assert read_outcome("pretrain", output.splitlines(), dvc.returncode, 0.0).exit_code == 75
 
 
