@@ -13,7 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,6 +58,7 @@ class StageOutcome:
     exit_code: int  # the stage's own; 0 unless it failed
     seconds: float
     message: str = ""  # the last lines of a failed stage
+    same_products: bool = False  # what it made is what was there, so those after it need not run
 
 
 class DvcFailed(Exception):
@@ -130,6 +131,7 @@ class Workspace:
         options = ["--force"] if force else []
         lines: deque[str] = deque(maxlen=KEPT_LINES)
         command = ["repro", "--single-item", *options, stage]
+        made_before = read_lock(self.root).get(stage, {}).get("outs")
         shutil.rmtree(self.progress_of(stage), ignore_errors=True)
         progress = {PROGRESS_FOLDER: str(self.progress_of(stage))}
         wait = SHORTEST_WAIT
@@ -140,7 +142,9 @@ class Workspace:
             if user is not None:
                 on_line(f"waiting: another command uses the files of {stage}: {user}")
             if user is None or processes.pause(wait):
-                return read_outcome(stage, lines, code, time.monotonic() - started)
+                outcome = read_outcome(stage, lines, code, time.monotonic() - started)
+                same = made_before == read_lock(self.root).get(stage, {}).get("outs", [])
+                return replace(outcome, same_products=same and outcome.status != "failed")
             wait = min(2 * wait, LONGEST_WAIT)
 
     def progress_of(self, stage: str) -> Path:

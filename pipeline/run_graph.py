@@ -106,9 +106,9 @@ def bring_up_to_date(
     """
     workspace, page = Workspace(root), Page()
     log = get_run_logger()
-    if unchanged and not force and all(outcome.status == "cached" for outcome in before):
+    if unchanged and not force and all(outcome.same_products for outcome in before):
         log.info("nothing changed")  # spares the seconds of asking dvc once more
-        outcome = StageOutcome(stage, "cached", 0, 0.0)
+        outcome = StageOutcome(stage, "cached", 0, 0.0, same_products=True)
     else:
         bar = StageBar(page, workspace, stage)
         outcome = workspace.reproduce(stage, log.info, bar.tick, force=force)

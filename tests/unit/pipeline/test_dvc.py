@@ -109,6 +109,15 @@ def test_stages_run_once_then_are_cached_and_tell_their_numbers(checkout: Path):
     assert workspace.changed() == set(graph) - {"shard"}
 
 
+def test_stage_that_ran_and_made_the_same_again_says_so(checkout: Path):
+    workspace = Workspace.here()
+    assert not workspace.reproduce("other", lambda _: None).same_products
+    again = workspace.reproduce("other", lambda _: None, force=True)
+    assert (again.status, again.same_products) == ("ran", True)
+    Path("source").write_text("four pictures")
+    assert not workspace.reproduce("other", lambda _: None).same_products
+
+
 def test_stage_that_exits_75_is_told_from_one_that_exits_1(checkout: Path):
     Path("trainer.py").write_text("import sys; sys.exit(75)")
     workspace = Workspace.here()
