@@ -7,10 +7,13 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from stages.errors import StageError, UserError, disk_message
 from stages.training import checkpoint
-from stages.training.finite import broken_tensor
 from stages.training.runtime import Runtime
 from stages.training.state import TrainState
 
@@ -101,13 +104,12 @@ class Saver:
             OSError: the write before failed; the state saved before that is kept.
         """
         self.wait()
-        if broken_tensor(state) is not None:
-            return
         saved = checkpoint.snapshot(state, self.fingerprint)
 
         def work() -> None:
             try:
-                checkpoint.write(self.path, saved)
+                if _is_finite(saved):  # looked for here, where no step waits
+                    checkpoint.write(self.path, saved)
             except BaseException as error:  # handed over, and raised where training sees it
                 self._failure = error
 
@@ -136,3 +138,14 @@ class Saver:
     def _is_due(self) -> bool:
         busy = self._writer is not None and self._writer.is_alive()
         return not busy and time.perf_counter() - self._saved_at >= self.every_seconds
+
+
+def _is_finite(saved: Any) -> bool:
+    """Whether every number in every tensor of a saved state is."""
+    if isinstance(saved, Tensor):
+        if not saved.is_floating_point() or saved.numel() == 0:
+            return True
+        return bool(torch.stack(saved.aminmax()).isfinite().all())  # NaN passes through both
+    if isinstance(saved, dict):
+        return all(_is_finite(one) for one in saved.values())
+    return not isinstance(saved, list | tuple) or all(_is_finite(one) for one in saved)
