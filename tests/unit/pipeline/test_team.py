@@ -123,6 +123,7 @@ def test_a_run_without_news_says_so_and_new_images_run_what_follows_from_them(
     assert Path("model").read_text() == "2\n"
 
 
+@pytest.mark.slow  # test_sharing breaks one too; this adds the retry of the page
 def test_a_push_that_breaks_is_tried_again_and_the_run_says_where_its_results_are(
     server: Server, start: Callable[..., Run], checkout: Path
 ):
