@@ -38,6 +38,7 @@ from stages.training.session import Session
 from stages.training.sole import sole_trainer
 from stages.training.state import TrainState
 from stages.training.steps import Step, contrastive_step
+from tests.unit.training.in_memory import InMemory
 
 pytestmark = [
     pytest.mark.equality,
@@ -131,27 +132,6 @@ def gather_shuffled(rows: Tensor, runtime: Runtime) -> Tensor:
     """Everything arrives, in the wrong order in one process."""
     gathered = gather_rows(rows, runtime)
     return gathered.flip(0) if runtime.rank == 1 else gathered
-
-
-@dataclass
-class InMemory:
-    """The part of an image store that a loader needs."""
-
-    pixels: Tensor
-    n_images: int
-    key_hashes: np.ndarray
-
-    def order(self, seed: int) -> EpochOrder:
-        return EpochOrder(self.n_images, seed)
-
-    def read_ahead(self, shards: list[int]) -> None:
-        assert shards == []
-
-    def images(self, positions: np.ndarray) -> Tensor:
-        return self.pixels[torch.from_numpy(positions)]
-
-    def class_tensor(self, positions: np.ndarray) -> None:
-        return None
 
 
 def a_loader(runtime: Runtime, n_images: int, batch_size: int) -> ViewLoader:

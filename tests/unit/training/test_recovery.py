@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from stages.data.order import EpochOrder
 from stages.data.views import ViewRecipe
 from stages.errors import Interrupted, StageError
 from stages.models.batch_norm import use_global_batch_norm
@@ -29,6 +27,7 @@ from stages.training.session import Session
 from stages.training.state import TrainState
 from stages.training.steps import Step, contrastive_step
 from stages.training.watch import contrastive_watch
+from tests.unit.training.in_memory import InMemory
 
 CPU = Runtime(torch.device("cpu"))
 STEPS = 12
@@ -36,27 +35,6 @@ FAR_TOO_HIGH = 1e10  # of LARS: float32 overflows in the fourth step
 ROLLS_BACK = Guard(rolls_back=True, mark_every_steps=2, lr_factor=1e-5)
 
 Wrap = Callable[[Step], Step]
-
-
-@dataclass
-class InMemory:
-    """The part of an image store that a loader needs."""
-
-    pixels: Tensor
-    n_images: int
-    key_hashes: np.ndarray
-
-    def order(self, seed: int) -> EpochOrder:
-        return EpochOrder(self.n_images, seed)
-
-    def read_ahead(self, shards: list[int]) -> None:
-        assert shards == []
-
-    def images(self, positions: np.ndarray) -> Tensor:
-        return self.pixels[torch.from_numpy(positions)]
-
-    def class_tensor(self, positions: np.ndarray) -> None:
-        return None
 
 
 def noise() -> Tensor:

@@ -3,16 +3,13 @@
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from stages.data.order import EpochOrder
 from stages.data.views import ViewRecipe
 from stages.errors import Interrupted, StageError
 from stages.models.momentum import MomentumEncoder, NegativeQueue
@@ -25,30 +22,10 @@ from stages.training.session import Session
 from stages.training.state import TrainState
 from stages.training.steps import Step, contrastive_step
 from stages.training.watch import contrastive_watch
+from tests.unit.training.in_memory import InMemory
 
 CPU = Runtime(torch.device("cpu"))
 STEPS = 12
-
-
-@dataclass
-class InMemory:
-    """The part of an image store that a loader needs."""
-
-    pixels: Tensor
-    n_images: int
-    key_hashes: np.ndarray
-
-    def order(self, seed: int) -> EpochOrder:
-        return EpochOrder(self.n_images, seed)
-
-    def read_ahead(self, shards: list[int]) -> None:
-        assert shards == []
-
-    def images(self, positions: np.ndarray) -> Tensor:
-        return self.pixels[torch.from_numpy(positions)]
-
-    def class_tensor(self, positions: np.ndarray) -> None:
-        return None
 
 
 def a_loader() -> ViewLoader:
