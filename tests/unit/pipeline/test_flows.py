@@ -140,6 +140,28 @@ def test_interrupted_stage_is_retried_and_continues_at_its_step(checkout: Path, 
 
 @pytest.mark.flow
 @pytest.mark.kill
+def test_run_that_takes_longer_than_it_was_given_saves_and_the_next_continues(
+    checkout: Path, run: Run
+):
+    graph = Path("dvc.yaml").read_text()
+    Path("dvc.yaml").write_text(graph.replace("trainer.py 5", "trainer.py 2000"))
+    code, output = run("--targets", "train", "--minutes", "0.15")
+    assert code == 75, output
+    assert "the time limit of 0.15 minutes is up; what ran has saved" in output
+    assert output.count("Running stage 'train':\n") == 1  # not retried
+    assert not any("trainer.py" in command for command in processes_in(checkout))
+    step = int(Path("runs/step").read_text())
+    assert 0 < step < 2000
+
+    Path("dvc.yaml").write_text(graph.replace("trainer.py 5", f"trainer.py {step + 1}"))
+    code, output = run("--targets", "train")
+    assert code == 0, output
+    assert f" - step {step + 1}\n" in output
+    assert f" - step {step}\n" not in output
+
+
+@pytest.mark.flow
+@pytest.mark.kill
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_run_leaves_no_process_and_its_stage_saved(
     checkout: Path, run: Run, sent: signal.Signals
