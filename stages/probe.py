@@ -121,7 +121,11 @@ def linear_probe(
     )
     chosen = max(path, key=lambda probe: accuracy(probe(validation[0]), validation[1]))
     return examined(
-        chosen(validation[0]), validation[1], chosen(test[0]), test[1], {"l2": chosen.l2}
+        chosen(validation[0]),
+        validation[1],
+        chosen(test[0]),
+        test[1],
+        {"l2": chosen.l2, "converged": chosen.converged},
     )
 
 

@@ -255,12 +255,14 @@ def linear(
     )
     on_validation = features_ND[validation_N]
     chosen = max(path, key=lambda probe: score(images, probe(on_validation), validation_N))
-    validation = (chosen(on_validation), images.targets[validation_N])
+    logits_VK = chosen(on_validation)
+    validation = (logits_VK, images.targets[validation_N])
     details = {
-        "validation_score": score(images, validation[0], validation_N),
-        "chosen": {"l2": chosen.l2},
+        "validation_score": score(images, logits_VK, validation_N),
+        "chosen": {"l2": chosen.l2, "converged": chosen.converged},
     }
     if recipe.refit:
+        validation = None  # it learns from them now: nothing is left to fit a temperature on
         both_N = torch.cat([train_N, validation_N])
         chosen = refitted(
             chosen.l2,

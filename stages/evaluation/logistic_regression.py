@@ -218,11 +218,12 @@ class _Memory:
         """Change what was learnt to what another l2 would have taught: its Hessian differs so."""
         for pair in self._pairs:
             pair.change_KE[:, :-1] += stronger_by * pair.step_KE[:, :-1]
-        self._pairs = [_Pair.of(pair.step_KE, pair.change_KE) for pair in self._pairs]
+        carried = [_Pair.of(pair.step_KE, pair.change_KE) for pair in self._pairs]
+        self._pairs = [pair for pair in carried if pair.tells]  # 1e5 less 1e5 may leave rounding
 
     def learn(self, step_KE: Tensor, change_KE: Tensor) -> None:
         pair = _Pair.of(step_KE, change_KE)
-        if float(pair.curvature) > 1e-10 * float(change_KE.square().sum()):  # else it is rounding
+        if pair.tells:
             self._pairs = [*self._pairs, pair][-_PAIRS:]
 
     def direction(self, slope_KE: Tensor, spread_K: Tensor, l2: float) -> Tensor:
@@ -254,6 +255,11 @@ class _Pair:
     @classmethod
     def of(cls, step_KE: Tensor, change_KE: Tensor) -> "_Pair":
         return cls(step_KE, change_KE, _dot(step_KE, change_KE))
+
+    @property
+    def tells(self) -> bool:
+        """Whether the curvature is more than rounding; a convex objective has no negative one."""
+        return float(self.curvature) > 1e-10 * float(self.change_KE.square().sum())
 
 
 def _dot(a_KE: Tensor, b_KE: Tensor) -> Tensor:

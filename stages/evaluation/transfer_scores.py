@@ -49,11 +49,11 @@ def examined(
         }
     counted_NK = None if images.counted_NK is None else images.counted_NK[positions_N]
     found = eleven_point_map(logits_NK, targets, counted_NK)
-    right = ((logits_NK > 0) == targets).float().mean()  # what significance is tested on (B.8)
+    right_N = _right_share(logits_NK, targets, counted_NK)  # what significance is tested on (B.8)
     return {
         "metric": images.metric,
         "score": found["mean_average_precision"],
-        "test_accuracy": round(float(right), 6),
+        "test_accuracy": round(float(right_N.mean()), 6),
         **found,
         "test_images": len(targets),
     }
@@ -69,6 +69,7 @@ def compared(
     """
     positions_N = images.split["test"]
     targets = images.targets[positions_N]
+    counted_NK = None if images.counted_NK is None else images.counted_NK[positions_N]
     found = []
     for ours, theirs in pairs:
         if ours not in logits or theirs not in logits:
@@ -80,8 +81,8 @@ def compared(
                 balanced = images.metric == "balanced_accuracy"
                 parts.append(per_image_scores(right_N, targets.numpy(), balanced=balanced))
             else:
-                right_NK = (logits[name] > 0) == targets
-                parts.append(right_NK.double().mean(dim=1).numpy() / len(targets))
+                right_N = _right_share(logits[name], targets, counted_NK)
+                parts.append(right_N.numpy() / len(targets))
         difference_N = np.asarray(parts[0] - parts[1], dtype=np.float64)
         p = permutation_p(difference_N)
         difference = float(difference_N.sum())
@@ -96,3 +97,11 @@ def compared(
             }
         )
     return found
+
+
+def _right_share(logits_NK: Tensor, targets_NK: Tensor, counted_NK: Tensor | None) -> Tensor:
+    """Share of the classes answered rightly for each image (N,), of those that count there."""
+    right_NK = ((logits_NK > 0) == targets_NK).double()
+    if counted_NK is None:
+        return right_NK.mean(dim=1)
+    return (right_NK * counted_NK).sum(dim=1) / counted_NK.sum(dim=1).clamp(min=1)

@@ -126,6 +126,16 @@ def test_finetune_declares_every_param_of_its_section():
     assert fields - MATRIX_KEYS - OF_THE_SUBSETS <= declared("finetune")
 
 
+def test_nets_of_other_sizes_depend_on_the_params_that_those_of_the_chain_do():
+    def of(stage: str, section: str) -> set[str]:
+        return {name for name in declared(stage) if name.startswith(section)}
+
+    of_one_student = {"distill.same", "distill.small", "distill.label_share"}
+    assert of("finetune", "finetune.") <= declared("finetune_size")
+    for stage in ("student", "own_student"):
+        assert of("distill_same", "distill.") - of_one_student <= declared(stage)
+
+
 @pytest.mark.parametrize("stage", NAMES)
 def test_numbers_and_curves_are_kept_in_git_and_not_in_the_cache(stage: str):
     listed = [*STAGES[stage].get("metrics", []), *STAGES[stage].get("plots", [])]
