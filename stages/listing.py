@@ -90,11 +90,8 @@ def _at_address(address: str, params: DataParams) -> Seen:
     if params.source == "published":
         index = remote.read(_INDEX, _MOST_INDEX_BYTES)
         return _summary([(_INDEX, len(index), _sha256(index))])
-    if params.shards:
-        sizes = {name: remote.size(name) or 0 for name in params.shards}
-    else:
-        sizes = remote.sizes()
-    return _summary((name, n_bytes, "") for name, n_bytes in sorted(sizes.items()))
+    marks = remote.marks(params.shards)  # a shard with other labels may be of the same size
+    return _summary((name, int(mark.split()[0]), mark) for name, mark in sorted(marks.items()))
 
 
 def _summary(files: Iterable[tuple[str, int, int | str]]) -> Seen:

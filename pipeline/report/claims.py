@@ -41,7 +41,7 @@ def claims(study: Study) -> list[Claim]:
             compare(best, result("finetune_layer_0")),
         ),
         comes_near(
-            "Distillation on unlabelled images lifts a small student near its teacher",
+            "Distillation on unlabelled images brings a small student near its teacher",
             result("distill_small"),
             result("distill_same"),
         ),

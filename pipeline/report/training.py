@@ -1,7 +1,7 @@
 """The training section: curves of pretraining and on labels, and the baseline's tuning."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html import escape
 from statistics import fmean
 
@@ -138,8 +138,23 @@ def grid_section(study: Study) -> str:
         "<h3>How the supervised baseline was tuned</h3><p>Validation accuracy of every setting "
         "tried, on the first label subset; the best (bold) is used for all subsets.</p>"
         '<div class="scroll"><table><thead><tr><th scope="col">Setting</th>'
-        f"{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{_ends_of(grids)}"
     )
+
+
+def _ends_of(grids: Mapping[str, list[Record]]) -> str:
+    """Where the best rate is the last one tried, a wider grid might do better, and that is said."""
+    ends: dict[str, list[str]] = defaultdict(list)
+    for fraction, grid in grids.items():
+        rates = sorted({tried["base_lr"] for tried in grid})
+        if len(rates) < 2:
+            continue
+        best = max(grid, key=lambda tried: tried["validation_accuracy"])["base_lr"]
+        for end, which in ((rates[0], "lowest"), (rates[-1], "highest")):
+            if best == end:
+                ends[f"the {which} rate tried ({end:g})"].append(fraction_title(fraction))
+    said = "; ".join(f"{which} at {', '.join(at)}" for which, at in ends.items())
+    return f"<p class='soft'>Best was {said}: beyond it nothing was tried.</p>" if said else ""
 
 
 def _setting(tried: Record, *, with_length: bool) -> str:

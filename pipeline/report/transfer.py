@@ -102,8 +102,12 @@ def _published(datasets: list[str]) -> str:
 
 
 def skipped_list(skipped: list[Record]) -> str:
-    return "".join(
+    if not skipped:
+        return ""
+    lines = "".join(
         f"<p class='soft'>Skipped: <b>{escape(str(s.get('dataset')))}</b>, "
         f"{escape(str(s.get('reason')))}</p>"
         for s in skipped
     )
+    then = "dvc repro --force --single-item transfer"  # dvc does not look into transfer.root
+    return f"{lines}<p class='soft'>When it is there: <code>{then}</code></p>"

@@ -12,7 +12,8 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -142,15 +143,29 @@ class Remote:
 
     def sizes(self) -> dict[str, int]:
         """Name and bytes of every file; none where the folder is not there."""
+        return {name: int(entry["size"] or 0) for name, entry in self._listed().items()}
+
+    def marks(self, names: Sequence[str] = ()) -> dict[str, str]:
+        """What changes with the content of a file: its bytes, and the server's own mark for it.
+
+        Args:
+            names: of files; none: every file. One that is not there is left out.
+        """
+        if not names:
+            return {name: _mark(entry) for name, entry in self._listed().items()}
+        found = {}
+        for name in names:
+            with suppress(_MissingError):
+                found[name] = _mark(self._patiently("read", name, self._files.info))
+        return found
+
+    def _listed(self) -> dict[str, dict[str, Any]]:
         try:
             listed = self._patiently("list", "", lambda at: self._files.ls(at, detail=True))
         except _MissingError:
             return {}
-        return {
-            str(entry["name"]).rpartition("/")[2]: int(entry["size"] or 0)
-            for entry in listed
-            if entry["type"] == "file"
-        }
+        files = (entry for entry in listed if entry["type"] == "file")
+        return {str(entry["name"]).rpartition("/")[2]: entry for entry in files}
 
     def upload(self, path: Path, name: str) -> None:
         """A file of this machine; seen there only when it is whole."""
@@ -286,3 +301,9 @@ def _kind_of(error: Exception) -> str | None:
 
 def _said(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _mark(entry: Mapping[str, Any]) -> str:
+    """A server that names neither digest nor time is known by the bytes alone."""
+    given = (entry.get(key) for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime"))
+    return f"{entry.get('size')} {next((str(mark) for mark in given if mark), '')}"

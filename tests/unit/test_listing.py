@@ -127,8 +127,9 @@ def test_shards_at_an_address_are_looked_at_by_what_it_lists(
         def __init__(self, address: str) -> None:
             assert address == "s3://bucket/shards"
 
-        def sizes(self) -> dict[str, int]:
-            return {name: len(content) for name, content in there.items()}
+        def marks(self, names: list[str]) -> dict[str, str]:
+            assert names == []
+            return {name: f"{len(content)} {content}" for name, content in there.items()}
 
         def read(self, name: str, most_bytes: int) -> bytes:
             return there[name]
@@ -138,5 +139,5 @@ def test_shards_at_an_address_are_looked_at_by_what_it_lists(
     params = data(source=source, **at)
     first = looked(monkeypatch, params)
     assert looked(monkeypatch, params) == first
-    there |= {"b.tar": b"3", "index.json": b"[]"}
+    there |= {"a.tar": b"21", "index.json": b"[]"}  # as many bytes
     assert looked(monkeypatch, params) != first

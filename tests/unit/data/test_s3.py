@@ -112,6 +112,12 @@ def test_a_bucket_holds_the_same_bytes_as_a_folder(
     here = {path.name: path.read_bytes() for path in local.iterdir()}
     remote = Remote(bucket)
     assert remote.sizes() == {name: len(data) for name, data in here.items()}
+    name, before = "index.json", remote.marks()
+    assert set(before) == set(here)
+    assert remote.marks([name, "absent"]) == {name: before[name]}
+    remote.write(name, here[name].swapcase())  # as many bytes
+    assert remote.marks()[name] != before[name]
+    remote.write(name, here[name])
     for name, data in here.items():
         assert remote.read(name, 10**6) == data
     without_tars = {name: data for name, data in here.items() if not name.endswith(".tar")}

@@ -18,6 +18,7 @@ from pipeline.report.pictures import make_pictures
 from pipeline.report.results import Study
 from pipeline.report.svg import Scale, apart, ticks
 from pipeline.report.tables import COLUMNS, html_table, markdown_table
+from pipeline.report.training import grid_section
 from pipeline.report.verdict import gain_at, sentence
 from stages.errors import UserError
 from stages.records import write_json
@@ -229,6 +230,23 @@ def test_every_setting_of_the_baseline_is_shown_and_the_best_is_bold(whole: Path
     html = (whole / "report/index.html").read_text(encoding="utf-8")
     assert html.count("<b>71.3%</b>") == len(LABELS)
     assert html.count("<td>69.8%</td>") == len(LABELS)
+
+
+def test_a_best_rate_at_the_end_of_the_grid_is_told(tmp_path: Path):
+    def told(lower: float | None) -> bool:
+        record = json.loads(path.read_text())
+        if lower is not None:
+            worse = {**record["grid"][0], "base_lr": lower, "validation_accuracy": 0.5}
+            write_json(path, {**record, "grid": [*record["grid"], worse]})
+        return "Best was the lowest rate tried (0.001) at " in grid_section(Study(tmp_path, params))
+
+    params = quick_params()
+    write_study(tmp_path, params)
+    for fraction in list(LABELS)[1:]:
+        (tmp_path / f"metrics/supervised/{fraction}.run.json").unlink()
+    path = tmp_path / "metrics/supervised/10_per_class.run.json"
+    assert told(None)
+    assert not told(0.0003)
 
 
 def test_report_of_nothing_says_not_run_yet(tmp_path: Path):
