@@ -13,6 +13,11 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
 RUNNER_HAS_SECONDS = 15.0  # to send SIGTERM, before we take it that it will not
+ASK_EVERY_SECONDS = 2.0  # at most
+
+
+class CancelledOnThePage(Exception):
+    """A run that no runner watches over was cancelled, and its stages have saved and stopped."""
 
 
 class CancelWatch:
@@ -28,17 +33,23 @@ class CancelWatch:
         """Whether to stop now."""
         now = time.monotonic()
         patience = RUNNER_HAS_SECONDS if self.has_runner and os.getppid() == self.parent else 0.0
-        if flow_run.id is None or now - self.asked_at < patience:
+        if flow_run.id is None or now - self.asked_at < max(patience, ASK_EVERY_SECONDS):
             return False
         self.asked_at = now
-        if not self._is_cancelling():
+        if not self.is_cancelling():
             self.seen_at = None
             return False
         if self.seen_at is None:
             self.seen_at = now
         return now - self.seen_at >= patience
 
-    def _is_cancelling(self) -> bool:
+    def stop_if_asked(self) -> None:
+        """Raises CancelledOnThePage where it is time to stop."""
+        if self.was_asked_for():
+            raise CancelledOnThePage("cancelled on the page; what ran has saved")
+
+    def is_cancelling(self) -> bool:
+        """Whether the page says so now, whoever is to tell the run."""
         try:
             with get_client(sync_client=True) as client:
                 state = client.read_flow_run(flow_run.id).state

@@ -201,7 +201,12 @@ class Workspace:
         """The remote that `dvc push` goes to by itself, as dvc's config names it."""
         return self._answer(["config", "core.remote"]).strip() or None
 
-    def push(self, targets: Sequence[str], on_line: Callable[[str], None]) -> tuple[bool, str]:
+    def push(
+        self,
+        targets: Sequence[str],
+        on_line: Callable[[str], None],
+        on_tick: Callable[[], None] = lambda: None,
+    ) -> tuple[bool, str]:
         """Copy what stages or paths made, as dvc.lock has it, to the default remote.
 
         Returns:
@@ -209,7 +214,7 @@ class Workspace:
             stays there, and nothing here changes.
         """
         lines: deque[str] = deque(maxlen=KEPT_LINES)
-        code = self._stream(["push", *targets], on_line, lines, "push.log")
+        code = self._stream(["push", *targets], on_line, lines, "push.log", on_tick)
         # Of bytes that it finds neither here nor there dvc only warns.
         is_there = code == 0 and not any(_MISSING in line for line in lines)
         return is_there, indented([line for line in lines if line.strip()])

@@ -10,12 +10,13 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, State
 
 from pipeline import notify, processes
+from pipeline.cancel_watch import CancelledOnThePage
 from pipeline.dvc import StageOutcome, Workspace, outs_by_stage, upstream_of
 from pipeline.holder import WorkspaceBusy
 from pipeline.lost_runs import after_a_crash, look_after_lost_runs, on_record
 from pipeline.page import Page
 from pipeline.parameters import EVERYTHING, ChainParameters
-from pipeline.run_graph import WITHOUT_TRACEBACK, CancelledOnThePage, run_graph
+from pipeline.run_graph import WITHOUT_TRACEBACK, run_graph
 from pipeline.run_workspace import workspace_of_params
 from pipeline.sharing import push_results, remote_for
 from pipeline.turn import left_out, turn_in
@@ -56,10 +57,11 @@ def simclr_chain(parameters: ChainParameters = EVERYTHING) -> Any:
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(WITHOUT_TRACEBACK)  # again does nothing
     project = Workspace.here()
-    Page().show(look_after_lost_runs)
     try:
-        with on_record(flow_run.id), turn_in(project.root, parameters.overlap):
-            return run_chain(project, parameters)
+        with on_record(flow_run.id):
+            Page().show(lambda: look_after_lost_runs(but=flow_run.id))
+            with turn_in(project.root, parameters.overlap):
+                return run_chain(project, parameters)
     except CancelledOnThePage as reason:
         return Cancelled(message=str(reason))
     except WorkspaceBusy as busy:

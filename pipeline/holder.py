@@ -66,7 +66,12 @@ class WorkspaceBusy(Exception):
 
 @contextmanager
 def hold(
-    root: Path, what: str, *, wait: bool, on_wait: Callable[[Holder], None] = lambda _: None
+    root: Path,
+    what: str,
+    *,
+    wait: bool,
+    on_wait: Callable[[Holder], None] = lambda _: None,
+    on_poll: Callable[[], None] = lambda: None,
 ) -> Generator[None]:
     """Hold the workspace while the block runs.
 
@@ -75,6 +80,7 @@ def hold(
         what: the flow run's name or the command, for the messages of others.
         wait: for whoever is there, for as long as it takes.
         on_wait: called with who is there, once for each of them.
+        on_poll: called every few seconds of the wait, which ends with what it raises.
 
     Raises:
         WorkspaceBusy: somebody is there, and `wait` is false.
@@ -93,6 +99,7 @@ def hold(
             if wait and there != told:
                 on_wait(there)
                 told = there
+            on_poll()
             fcntl.flock(file, fcntl.LOCK_UN)  # who comes first when it is free is left to chance
             time.sleep(POLL_SECONDS if wait else AGAIN_SECONDS)
         _write(file, Holder.now(what))

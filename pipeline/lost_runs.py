@@ -9,7 +9,7 @@ twice, if it came from a deployment; it continues where its stages saved.
 import socket
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,6 +37,7 @@ FOLDER = Path("runs/flow-runs")
 LOOK_EVERY_SECONDS = 60.0
 RETRIES = 2
 GONE = "its process ended without a word"
+AGAIN = f"{GONE}; it continues where it saved"
 
 
 @dataclass(frozen=True)
@@ -87,20 +88,41 @@ def on_record(flow_run: str | None) -> Generator[None]:
     write_json(record.path, asdict(replace(record, ended="completed")))
 
 
-def look_after_lost_runs() -> list[str]:
-    """Tell the server of every run here that is over without its knowing; a line for each."""
+def read_record(path: Path) -> Record | None:
+    """None where it is of another version, or somebody else was faster and has removed it."""
+    try:
+        return Record(**read_json(path))
+    except (TypeError, ValueError, FileNotFoundError):
+        return None
+
+
+def look_after_lost_runs(but: str | None = None) -> list[str]:
+    """Tell the server of every run here that is over without its knowing; a line for each.
+
+    Args:
+        but: not of this flow run, which asks: a record of it is of an earlier try.
+    """
     said = []
     for path in sorted(FOLDER.glob("*.json")):
-        try:
-            record = Record(**read_json(path))
-        except (TypeError, ValueError, FileNotFoundError):
-            continue  # of another version, or somebody else was faster
+        record = read_record(path)
+        if record is None or record.flow_run == but:
+            continue
         ours = record.host == socket.gethostname() and record.server == server()
         if ours and not record.is_alive():
             with get_client(sync_client=True) as client:
                 said += tell_the_end(client, record)
-            path.unlink(missing_ok=True)
+            forget(record)
     return said
+
+
+def is_current(record: Record) -> bool:
+    """Whether no later try of the run has put its own record there."""
+    return read_record(record.path) == record
+
+
+def forget(record: Record) -> None:
+    if is_current(record):
+        record.path.unlink(missing_ok=True)
 
 
 def tell_the_end(client: SyncPrefectClient, record: Record) -> list[str]:
@@ -111,10 +133,13 @@ def tell_the_end(client: SyncPrefectClient, record: Record) -> list[str]:
         return []
     if run.state is None or run.state.is_final() or run.state.is_scheduled():
         return []
+    if run.state.is_pending() or not is_current(record):
+        return []  # a later try is about to start, or has
     state = true_end(run.state, record)
     client.set_flow_run_state(run.id, state, force=True)
     end_task_runs(client, run.id)
     if state.is_crashed():
+        forget(record)  # before the next try leaves its own
         try_again(client, run)
     return [f"run {run.name} was {run.state.name} on the page and is {state.name}"]
 
@@ -144,14 +169,21 @@ def end_task_runs(client: SyncPrefectClient, flow_run: UUID) -> None:
 
 def try_again(client: SyncPrefectClient, run: FlowRun) -> None:
     """Put a lost run of a deployment back on the list of what is due."""
-    if run.deployment_id is not None and run.run_count <= RETRIES:
-        client.set_flow_run_state(
-            run.id, AwaitingRetry(message=f"{GONE}; it continues where it saved"), force=True
-        )
+    if run.deployment_id is not None and tries_in(client.read_flow_run_states(run.id)) < RETRIES:
+        client.set_flow_run_state(run.id, AwaitingRetry(message=AGAIN), force=True)
+
+
+def tries_in(states: Iterable[State]) -> int:
+    """How often a run was put back by us, from all states it has been in.
+
+    Not its run_count, which also grows when it has waited for its turn and is shown as running.
+    """
+    return sum(state.is_scheduled() and state.message == AGAIN for state in states)
 
 
 def after_a_crash(flow: Flow, flow_run: FlowRun, state: State) -> None:
     """Prefect's hook: the runner saw the process of a run end without a word."""
+    (FOLDER / f"{flow_run.id}.json").unlink(missing_ok=True)  # before the next try leaves its own
     with get_client(sync_client=True) as client:
         end_task_runs(client, flow_run.id)
         try_again(client, client.read_flow_run(flow_run.id))

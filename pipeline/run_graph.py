@@ -23,7 +23,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from pipeline import processes
-from pipeline.cancel_watch import CancelWatch
+from pipeline.cancel_watch import CancelledOnThePage, CancelWatch
 from pipeline.dvc import Graph, StageOutcome, Workspace
 from pipeline.page import Page, StageBar
 from pipeline.parameters import ChainParameters
@@ -65,10 +65,6 @@ class WithoutTraceback(logging.Filter):
 
 
 WITHOUT_TRACEBACK = WithoutTraceback()
-
-
-class CancelledOnThePage(Exception):
-    """A run that no runner watches over was cancelled, and its stages have saved and stopped."""
 
 
 class TimeIsUp(Exception):
@@ -166,8 +162,7 @@ def wait_for(
                 f"the time limit of {minutes:g} minutes is up; what ran has saved.\n"
                 "  The next run continues there."
             )
-        if cancel.was_asked_for():
-            raise CancelledOnThePage("cancelled on the page; what ran has saved")
+        cancel.stop_if_asked()
 
 
 def in_order_of_blame(

@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from pipeline import processes
+from pipeline.cancel_watch import CancelledOnThePage, CancelWatch
 from pipeline.dvc import Workspace
 from pipeline.parameters import Push
 from stages.errors import INTERRUPTED, UserError
@@ -49,9 +50,10 @@ def remote_for(workspace: Workspace, push: Push) -> str | None:
     return remote
 
 
-def not_stopping(_task: Task[..., Any], _run: TaskRun, _state: State[Any]) -> bool:
+def not_stopping(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """A push that the network broke is worth further attempts, one that was cancelled is not."""
-    return not processes.is_stopping()
+    cancelled = isinstance(state.result(raise_on_failure=False), CancelledOnThePage)
+    return not cancelled and not processes.is_stopping()
 
 
 @task(
@@ -66,8 +68,10 @@ def push_results(root: Path, stages: list[str], remote: str) -> str:
 
     Raises:
         PushFailed: with what dvc said.
+        CancelledOnThePage: somebody cancelled the run meanwhile.
     """
-    is_there, said = Workspace(root).push(stages, get_run_logger().info)
+    cancel = CancelWatch()
+    is_there, said = Workspace(root).push(stages, get_run_logger().info, cancel.stop_if_asked)
     if not is_there:
         raise PushFailed(remote, len(WAITS) + 1, said)
     return said.rpartition("\n")[2].strip()

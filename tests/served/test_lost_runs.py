@@ -91,6 +91,8 @@ def test_killed_run_is_tried_again_and_continues_at_its_step(
     finish(folder)
     wait_for(lambda: server.state(run) == "Completed", 60, "end")
     assert server.run(run)["run_count"] == 2
+    history = server(f"/flow_run_states/?flow_run_id={run}", method="GET")
+    assert [state["name"] for state in history].count("Crashed") == 1  # the second try is none
     assert again < 60
 
 

@@ -104,6 +104,22 @@ def test_a_run_that_waits_says_for_whom_and_goes_on_when_that_one_ends(
     assert [there.pid for there in told] == [first.pid]
 
 
+def test_a_wait_ends_with_what_is_raised_in_it_and_the_next_one_gets_its_turn(checkout: Path):
+    asked = []
+
+    def stop() -> None:
+        asked.append(1)
+        raise KeyboardInterrupt
+
+    with hold(checkout, "flow run 'amber-owl'", wait=False):
+        with pytest.raises(KeyboardInterrupt), hold(checkout, "second", wait=True, on_poll=stop):
+            pass
+        assert "amber-owl" in HOLDER_FILE.read_text()
+    assert asked == [1]
+    with hold(checkout, "third", wait=False, on_poll=stop):  # nobody is waited for
+        pass
+
+
 def test_a_dvc_command_typed_by_hand_holds_the_workspace_while_it_runs_a_stage(
     checkout: Path, start: Callable[..., subprocess.Popen[str]]
 ):

@@ -62,6 +62,7 @@ def test_runs_that_meet_wait_skip_or_are_cancelled_and_say_for_whom(
             overlap: start("run", "--targets", "shard", "--overlap", overlap)
             for overlap in ("queue", "skip", "cancel_new")
         }
+        cancelled = start("run", "--targets", "other")
         assert runs["skip"].ended()[0] == 0
         assert runs["cancel_new"].ended()[0] == 75
         there = f"flow run 'amber-owl' (process {os.getpid()} on "
@@ -70,10 +71,18 @@ def test_runs_that_meet_wait_skip_or_are_cancelled_and_say_for_whom(
         assert ends["Skipped"].startswith(f"nothing was run: the workspace is held by {there}")
         assert ends["Cancelled"] == ends["Skipped"]
 
-        def waits() -> Any:
-            return next((r for r in server.runs() if r["state"]["name"] == "Waiting"), None)
+        def waiting() -> Any:
+            found = [r for r in server.runs() if r["state"]["name"] == "Waiting"]
+            return found if len(found) == 2 else None
 
-        assert server.wait_for(waits)["state"]["message"].startswith(f"for {there}")
+        for run in server.wait_for(waiting):
+            assert run["state"]["message"].startswith(f"for {there}")
+            if run["parameters"]["parameters"]["targets"] == ["other"]:
+                cancelling = {"state": {"type": "CANCELLING"}}
+                server.ask("POST", f"/flow_runs/{run['id']}/set_state", cancelling)
+        code, said = cancelled.ended()  # while the workspace is held
+        assert code == 75, said
+        assert "cancelled on the page" in said
         assert not Path("data").exists()
     code, said = runs["queue"].ended()
     assert code == 0, said
