@@ -147,7 +147,9 @@ def parser() -> argparse.ArgumentParser:
     apply.set_defaults(command=_apply)
 
     serve = commands.add_parser("serve", help="the chain on Prefect's page, or on a schedule")
-    serve.add_argument("--cron", help='when, as cron writes it: "0 2 * * *" is 2:00 every night')
+    serve.add_argument(
+        "--cron", help='when (UTC), as cron writes it: "0 2 * * *" is 2:00 every night'
+    )
     serve.add_argument(
         "--unprotected", action="store_true", help="also from a server that asks for no password"
     )

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -36,6 +37,7 @@ DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 
 # It does not wait for files that another command uses, so we do, asking every so many seconds.
 SHORTEST_WAIT, LONGEST_WAIT = 2.0, 30.0
+READ_AGAIN = (0.2, 0.2, 0.2)  # seconds before each further look at a dvc.lock that is half written
 
 # What is fetched aside belongs to no git repository, and shares no bytes with the cache.
 OF_A_COPY = "core.no_scm=true\ncache.type=copy\n"
@@ -177,19 +179,29 @@ class Workspace:
         """Make the results of another workspace, which shares our cache, our own.
 
         Raises:
-            UserError: products here that are in no cache would be lost, and force is not given.
+            UserError: products here that are in no cache would be lost, and force is not given,
+                or those of the other one are in no cache; nothing has changed here.
         """
         lock, theirs = self.root / LOCK, read_lock(other.root)
+        before = lock.read_text(encoding="utf-8") if lock.is_file() else None
         merged = {**read_lock(self.root), **theirs}
+        write_whole(lock, yaml.safe_dump({"schema": "2.0", "stages": merged}, sort_keys=False))
+        try:
+            self._answer(["checkout", *(["--force"] if force else [])])
+        except BaseException as error:  # Ctrl-C, too
+            if before is None:
+                lock.unlink()
+            else:
+                write_whole(lock, before)
+            with suppress(DvcFailed):  # some products may have been taken already
+                self._answer(["checkout"])
+            if isinstance(error, DvcFailed):
+                raise UserError(f"the products could not be brought here:\n{error}") from None
+            raise
         for path in [out["path"] for stage in theirs.values() for out in stage.get("outs", [])]:
             if path.startswith(("metrics/", "plots/")) and (other.root / path).is_file():
                 (self.root / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(other.root / path, self.root / path)
-        lock.write_text(yaml.safe_dump({"schema": "2.0", "stages": merged}, sort_keys=False))
-        try:
-            self._answer(["checkout", *(["--force"] if force else [])])
-        except DvcFailed as error:
-            raise UserError(f"the products could not be brought here:\n{error}") from None
 
     def all_metrics(self) -> dict[str, Any]:
         """What `dvc metrics show` shows: numbers by file."""
@@ -377,12 +389,30 @@ def outs_by_stage(root: Path) -> dict[str, Any]:
 
 
 def read_lock(root: Path) -> dict[str, Any]:
-    """dvc.lock by stage; empty where nothing has run."""
-    try:
-        lock = yaml.safe_load((root / LOCK).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
+    """dvc.lock by stage; empty where nothing has run.
+
+    dvc writes it in place: what another stage has half written is read again in a moment.
+    """
+    for wait in (*READ_AGAIN, None):
+        try:
+            lock = yaml.safe_load((root / LOCK).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except yaml.YAMLError:
+            if wait is None:
+                raise
+        else:
+            if lock is not None or wait is None:
+                break
+        time.sleep(wait)
     return (lock or {}).get("stages") or {}
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def is_metrics_file(path: str) -> bool:

@@ -11,9 +11,10 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 
 from pipeline.artifacts import first_table
 from pipeline.committed import Commit
@@ -65,14 +66,22 @@ def post(content: Mapping[str, Any]) -> bool:
             request = urllib.request.Request(address, body, headers)
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
                 return True
-        except (OSError, ValueError) as error:
-            problem = str(error)  # does not name the address, which may be a secret
+        except (OSError, ValueError, HTTPException) as error:
+            problem = kind_of(error)
             if isinstance(error, HTTPError):
                 error.close()
         if wait is not None:
             time.sleep(wait)
     log.warning("no word could be sent to $%s: %s", WEBHOOK, problem)
     return False
+
+
+def kind_of(error: Exception) -> str:
+    """What went wrong, in words that can't hold the address, as an error's own text may."""
+    if isinstance(error, HTTPError):
+        return f"HTTP Error {error.code}"
+    inner = error.reason if isinstance(error, URLError) else error
+    return type(inner if isinstance(inner, Exception) else error).__name__
 
 
 def send_word_of_failure(flow: "Flow[..., Any]", flow_run: "FlowRun", state: "State[Any]") -> None:
@@ -84,7 +93,13 @@ def send_word_of_failure(flow: "Flow[..., Any]", flow_run: "FlowRun", state: "St
 
 
 def send_word_if_better(workspace: Workspace, stages: Sequence[str], run: str) -> None:
-    """Compare a run that came to its end, and tell where it is better."""
+    """Compare a run that came to its end, and tell where it is better.
+
+    Args:
+        workspace: where it worked.
+        stages: of its graph; without the report there is no table to send.
+        run: its name.
+    """
     if WEBHOOK not in os.environ:
         return
     compared = compared_with_before(workspace, stages)
@@ -94,14 +109,21 @@ def send_word_if_better(workspace: Workspace, stages: Sequence[str], run: str) -
         f"better than {compared.against} by {100 * compared.better_by:.1f} points of validation "
         f"accuracy ({100 * compared.noise:.1f} is noise between seeds)"
     )
-    post(word_of("better", run, "Completed", message, compared))
+    report = workspace.root / REPORT
+    has_table = "report" in stages and report.is_file()
+    table = first_table(report.read_text(encoding="utf-8")) if has_table else ""
+    post(word_of("better", run, "Completed", message, table, compared))
 
 
 def word_of(
-    event: str, run: str, state: str, message: str, compared: Comparison | None = None
+    event: str,
+    run: str,
+    state: str,
+    message: str,
+    table: str = "",
+    compared: Comparison | None = None,
 ) -> dict[str, Any]:
     """What is sent: the run, how it ended, at which commit, its table, and by how much better."""
-    table = first_table(REPORT.read_text(encoding="utf-8")) if REPORT.is_file() else ""
     return {
         "event": event,
         "run": run,

@@ -91,19 +91,35 @@ def replace_params(text: str, path: Path, *, force: bool = False) -> list[str]:
     """
     values = yaml.safe_load(text)
     before = read_values(path)
-    if path.exists() and before != values and not is_kept_elsewhere(path, before):
-        if not force:
-            raise UserError(
-                f"{path} holds values that are in no profile and in no git commit:\n"
-                f"{_nearest_differences(before)}\n"
-                "  Commit it first, or overwrite it with --force (the old one becomes "
-                f"{path.name}.bak)."
-            )
+    if not force:
+        refuse_to_lose(path, values)
+    elif would_be_lost(path, values):
         path.replace(path.with_name(f"{path.name}.bak"))
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
     return differences(before, values)
+
+
+def refuse_to_lose(path: Path, values: Any) -> None:
+    """Before these values take the place of those in the file.
+
+    Raises:
+        UserError: the file holds values kept nowhere else.
+    """
+    if would_be_lost(path, values):
+        raise UserError(
+            f"{path} holds values that are in no profile and in no git commit:\n"
+            f"{_nearest_differences(read_values(path))}\n"
+            "  Commit it first, or overwrite it with --force (the old one becomes "
+            f"{path.name}.bak)."
+        )
+
+
+def would_be_lost(path: Path, values: Any) -> bool:
+    """Whether the file holds other values than these, and they are kept nowhere else."""
+    before = read_values(path)
+    return path.exists() and before != values and not is_kept_elsewhere(path, before)
 
 
 def is_kept_elsewhere(path: Path, values: Any) -> bool:

@@ -191,7 +191,9 @@ class Registry:
         lines = git(
             self.root, "for-each-ref", "--format=%(refname:short)\t%(*objectname)", "refs/tags"
         )
-        commits = dict(line.split("\t") for line in lines.splitlines())
+        # A tag without a message names its commit itself, so there is nothing after the tab.
+        pairs = (line.partition("\t") for line in lines.splitlines())
+        commits = {tag: commit for tag, _, commit in pairs}
         versions = {
             commit: tag.partition("@")[2]
             for tag, commit in commits.items()

@@ -9,9 +9,11 @@ It shares dvc's cache, so what has been computed anywhere is not computed again.
 
 import filecmp
 import hashlib
+import os
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ import yaml
 
 from pipeline import profiles
 from pipeline.dvc import Workspace
+from pipeline.holder import WorkspaceBusy, hold
 from stages.errors import UserError
 from stages.params import PARAMS_FILE
 
 FOLDER = Path("runs/workspaces")
 RESULTS = ("metrics/", "plots/", "dvc.lock", "params.yaml")  # a workspace has its own of these
 DOWNLOADS = Path("data/raw")
+PROFILE = re.compile(r"\w[\w.-]*")
 
 
 def workspace_of_params(project: Workspace, text: str) -> Workspace:
@@ -35,21 +39,34 @@ def workspace_of_params(project: Workspace, text: str) -> Workspace:
         text: the run's params.yaml.
 
     Raises:
-        UserError: the project is not a git repository with a commit.
+        UserError: the project is not a git repository with a commit, or the profile's name
+            can't be that of a folder.
     """
     values = yaml.safe_load(text)
-    digest = hashlib.sha256(repr(values).encode()).hexdigest()[:8]
-    root = project.root / FOLDER / f"{values.get('profile', 'params')}-{digest}"
-    bring_code(project.root, root)
+    root = project.root / FOLDER / folder_name(values)
+    bring_code(project.root, root, values)
     (root / PARAMS_FILE).write_text(text, encoding="utf-8")
-    link_inputs(project.root, root, values)
     workspace = Workspace(root)
     workspace.share_cache(project)
     return workspace
 
 
-def bring_code(project: Path, root: Path) -> None:
-    """The project's files as they are now, committed or not; results there stay what they are."""
+def folder_name(values: Any) -> str:
+    """Of the workspace of these params: the profile they started from, and their digest."""
+    profile = str(values.get("profile", "params"))
+    if PROFILE.fullmatch(profile) is None:
+        raise UserError(
+            f"profile: {profile!r} can't name the run's folder in {FOLDER}.\n"
+            "  Write letters, digits, dashes and dots, the first a letter or a digit."
+        )
+    return f"{profile}-{hashlib.sha256(repr(values).encode()).hexdigest()[:8]}"
+
+
+def bring_code(project: Path, root: Path, values: Any) -> None:
+    """The project's files as they are now, committed or not; results there stay what they are.
+
+    What the params name and git does not know, such as a folder of images, is linked.
+    """
     try:
         head = git(project, "rev-parse", "--verify", "HEAD^{commit}").strip()
     except (OSError, subprocess.CalledProcessError):
@@ -61,16 +78,26 @@ def bring_code(project: Path, root: Path) -> None:
         git(project, "worktree", "prune")
         git(project, "worktree", "add", "--force", "--detach", "--no-checkout", str(root), head)
     git(root, "reset", "--quiet", head)  # moves HEAD and index; files are copied below
-    wanted = {name for name in files_in(project) if not name.startswith("runs/")}
+    inputs = inputs_of(project, values)
+    wanted = {
+        name
+        for name in files_in(project)
+        if not name.startswith("runs/") and not is_in(name, inputs)
+    }
     for name in sorted(wanted):
         here, there = project / name, root / name
-        is_kept = name.startswith(RESULTS) and there.exists()
+        is_kept = (name.startswith(RESULTS) and there.exists()) or is_linked(there, root)
         if not is_kept and not (there.is_file() and filecmp.cmp(here, there, shallow=False)):
             there.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(here, there)
     for name in set(files_in(root)) - wanted:
-        if not name.startswith(RESULTS) and not (root / name).is_symlink():
+        if not name.startswith(RESULTS) and not is_linked(root / name, root):
             (root / name).unlink()
+            remove_empty((root / name).parent, root)
+    for path in inputs:
+        if not (root / path).exists():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).symlink_to((project / path).absolute())
 
 
 def files_in(folder: Path) -> Iterator[str]:
@@ -79,15 +106,36 @@ def files_in(folder: Path) -> Iterator[str]:
     return (name for name in listed.split("\0") if name and (folder / name).is_file())
 
 
-def link_inputs(project: Path, root: Path, values: Any) -> None:
-    """Folders beside the project's code that params name by a relative path, and downloads."""
+def inputs_of(project: Path, values: Any) -> list[Path]:
+    """What params name by a relative path beside the project's code, and downloads."""
     (project / DOWNLOADS).mkdir(parents=True, exist_ok=True)
-    named = [Path(text) for text in texts_in(values) if text and not Path(text).is_absolute()]
-    for path in [DOWNLOADS, *named]:
-        inside = (project / path).resolve().is_relative_to(project.resolve())
-        if inside and (project / path).exists() and not (root / path).exists():
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).symlink_to((project / path).absolute())
+    tracked = [Path(name) for name in git(project, "ls-files", "-z").split("\0") if name]
+    code = {path for name in tracked for path in (name, *name.parents)}
+    named = [Path(os.path.normpath(text)) for text in texts_in(values) if text]
+    return [
+        path
+        for path in dict.fromkeys([DOWNLOADS, *named])
+        if path not in code
+        and (project / path).resolve().is_relative_to(project.resolve())
+        and (project / path).exists()
+        and not path.is_absolute()
+    ]
+
+
+def is_in(name: str, folders: Collection[Path]) -> bool:
+    path = Path(name)
+    return path in folders or any(folder in path.parents for folder in folders)
+
+
+def is_linked(path: Path, root: Path) -> bool:
+    """Whether it is a link, or lies behind one: then it is the user's own."""
+    return path.is_symlink() or not path.parent.resolve().is_relative_to(root.resolve())
+
+
+def remove_empty(folder: Path, root: Path) -> None:
+    while folder != root and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
 
 
 def texts_in(values: Any) -> Iterator[str]:
@@ -121,16 +169,34 @@ def apply(project: Workspace, name: str, *, force: bool = False) -> list[str]:
         A line for each param whose value is not what it was.
 
     Raises:
-        UserError: there is no such workspace, or something would be lost.
+        UserError: there is no such workspace, another run is on, or something would be lost;
+            then everything is as it was.
     """
     if name not in names_of(project):
         known = ", ".join(names_of(project)) or "none yet"
         raise UserError(f"there is no run {name} in {FOLDER}; there are: {known}")
     workspace = Workspace(project.root / FOLDER / name)
     text = (workspace.root / PARAMS_FILE).read_text(encoding="utf-8")
-    changes = profiles.replace_params(text, project.root / PARAMS_FILE, force=force)
-    project.take_results(workspace, force=force)
-    return changes
+    try:
+        with hold(project.root, f"python -m pipeline apply {name}", wait=False):
+            if not force:  # whatever refuses comes before the first change
+                profiles.refuse_to_lose(project.root / PARAMS_FILE, yaml.safe_load(text))
+                refuse_to_lose_results(project.root)
+            project.take_results(workspace, force=force)
+            return profiles.replace_params(text, project.root / PARAMS_FILE, force=force)
+    except WorkspaceBusy as busy:
+        raise UserError(f"{busy}.\n  Apply the run when that one has ended.") from None
+
+
+def refuse_to_lose_results(root: Path) -> None:
+    """Raises UserError where metrics, plots or dvc.lock are not as committed."""
+    changed = git(root, "status", "--porcelain", "--", "dvc.lock", "metrics", "plots").rstrip()
+    if changed:
+        raise UserError(
+            f"these results of the project are in no git commit, and would be lost:\n{changed}\n"
+            "  Commit them first: git add dvc.lock metrics plots && git commit\n"
+            "  or overwrite them with --force."
+        )
 
 
 def git(folder: Path, *words: str) -> str:

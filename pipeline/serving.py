@@ -2,11 +2,16 @@
 
 import ipaddress
 import time
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from stages.errors import UserError
 
+if TYPE_CHECKING:
+    from prefect.schedules import Schedule
+
 LOOK_EVERY_SECONDS = 5.0
+AT_ONCE_SECONDS = 30.0  # in which a server that answers shows what else is wrong
 NO_SERVER = (
     "no Prefect server is set, and a schedule needs one that stays.\n"
     "  In another terminal: .venv/bin/prefect server start\n"
@@ -65,25 +70,31 @@ def serve(cron: str | None) -> None:
     The deployment has no limit of its own: what a run does when another one is on is one of its
     parameters, and holds for runs of other deployments and for those started by hand as well.
 
+    Args:
+        cron: when, in UTC; None: by hand alone.
+
     Raises:
-        UserError: the server does not answer now. One that is away later is waited for.
+        UserError: that is no cron line, or the server does not answer now. One that is away
+            later is waited for.
     """
-    from prefect.schedules import Cron
     from prefect.types.entrypoint import EntrypointType
 
     from pipeline.flows import simclr_chain
 
+    schedules = [schedule_of(cron)] if cron else None
     if (problem := problem_with_server()) is not None:
         raise UserError(f"the Prefect server that is set does not answer: {problem}\n{NO_SERVER}")
     while True:
+        begun = time.monotonic()
         try:
             simclr_chain.serve(
                 name="simclr",
-                # What a run that was skipped would have found, the next one finds.
-                schedules=[Cron(cron, parameters=ON_SCHEDULE)] if cron else None,
+                schedules=schedules,
                 entrypoint_type=EntrypointType.MODULE_PATH,
             )
         except Exception as error:  # Prefect's runner gives up when its server is away for minutes
+            if time.monotonic() - begun < AT_ONCE_SECONDS and problem_with_server() is None:
+                raise  # not the server's fault, and it would be the same again
             from prefect.logging import get_logger
 
             log = get_logger("serving")
@@ -93,6 +104,23 @@ def serve(cron: str | None) -> None:
             log.warning("the server answers; taking runs again")
         else:
             return  # told to end
+
+
+def schedule_of(cron: str) -> "Schedule":
+    """Runs at these times, UTC, each unless another one is on.
+
+    Raises:
+        UserError: it is no cron line.
+    """
+    from prefect.schedules import Cron
+
+    try:  # what a run that was skipped would have found, the next one finds
+        return Cron(cron, parameters=ON_SCHEDULE)
+    except ValueError:
+        raise UserError(
+            f"--cron {cron!r} is no time as cron writes it: minute, hour, day, month, weekday.\n"
+            '  Every night at 2:00 (UTC): --cron "0 2 * * *"'
+        ) from None
 
 
 def problem_with_server() -> Exception | None:

@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.dvc import Workspace, read_dot, read_outcome, upstream_of
+from pipeline.dvc import Workspace, read_dot, read_lock, read_outcome, upstream_of
 from stages.errors import UserError
 
 DOT = """strict digraph {
@@ -25,6 +26,15 @@ DOT = """strict digraph {
 "probe@10_per_class" -> "report";
 }
 """
+
+
+def test_a_lock_that_dvc_is_just_writing_is_read_when_it_is_whole(tmp_path: Path):
+    lock = tmp_path / "dvc.lock"
+    lock.write_text("stages:\n  train: {outs: [")
+    writer = threading.Timer(0.3, lock.write_text, ["stages:\n  train: {outs: []}\n"])
+    writer.start()
+    assert read_lock(tmp_path) == {"train": {"outs": []}}
+    writer.join()
 
 
 def test_graph_lists_what_each_stage_follows_in_an_order_that_can_be_run():

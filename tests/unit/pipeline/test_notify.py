@@ -1,5 +1,6 @@
 """Word to people: what a webhook gets when a run failed or came out better, and when not."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.dvc import Workspace
-from pipeline.notify import WEBHOOK, compare, post, send_word_if_better
+from pipeline.notify import WEBHOOK, compare, post, send_word_if_better, word_of
 from pipeline.scores import Score
 from stages.records import write_json
 
@@ -29,6 +30,16 @@ def test_a_receiver_that_is_away_costs_a_warning_that_keeps_its_address(
     receiver.turn_away = 9
     assert not post({"text": "x"})
     assert f"no word could be sent to ${WEBHOOK}: HTTP Error 503" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("address", ["hooks/secret", "http://host:secret/", "http:///secret"])
+def test_an_address_that_is_none_costs_a_warning_that_keeps_it(
+    address: str, receiver: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv(WEBHOOK, address)
+    assert not post({"text": "x"})
+    assert f"no word could be sent to ${WEBHOOK}: " in caplog.text
     assert "secret" not in caplog.text
 
 
@@ -97,7 +108,20 @@ def test_a_run_that_beats_the_last_commit_tells_by_how_much_and_a_lesser_one_is_
     assert word["compared_with"] == f"commit {head}"
     assert word["better_by"] == pytest.approx(0.03)
     assert word["test_by"] == {"0.1": pytest.approx(0.03)}
+    assert word["table"] == ""
     assert word["text"].startswith(f"amber-owl: better than commit {head} by 3.0 points")
+
+
+def test_the_table_sent_is_that_of_the_run_if_it_made_a_report(before: Workspace, receiver: Any):
+    write_scores(0.9)
+    for folder in (Path("report"), Path("elsewhere/report")):
+        folder.mkdir(parents=True)
+        (folder / "report.md").write_text(f"text\n\n| {folder} |\n")
+    with contextlib.chdir("elsewhere"):
+        send_word_if_better(before, ["finetune@0.1"], "without")
+        send_word_if_better(before, ["finetune@0.1", "report"], "with")
+        post(word_of("failed", "lost", "Failed", "no images"))
+    assert [word["table"] for word in receiver.got] == ["", "| report |", ""]
 
 
 def test_a_run_on_other_images_is_compared_with_nothing(before: Workspace, receiver: Any):

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.dvc import Workspace
+from pipeline.holder import hold
 from pipeline.parameters import ChainParameters
-from pipeline.run_workspace import apply, names_of, workspace_of_params
+from pipeline.run_workspace import apply, folder_name, names_of, workspace_of_params
 from stages.errors import UserError
 from stages.params import load_params
 
@@ -26,6 +27,8 @@ stages:
     params: [pretrain.seed]
     outs: [model]
 """
+
+KEPT = ("dvc.lock", "metrics/shard.json", "params.yaml", "model/seed")
 
 
 def git(*words: str) -> str:
@@ -89,11 +92,72 @@ def test_run_works_beside_the_project_and_is_applied_when_asked(project: Workspa
     assert names_of(project) == [beside.root.name]
     with pytest.raises(UserError, match="no profile and in no git commit"):
         apply(project, beside.root.name)
-    git("commit", "-qam", "mine")
+    git("commit", "-qm", "mine", "params.yaml")
+    with pytest.raises(UserError, match=r"results .* in no git commit(.|\n)*dvc\.lock"):
+        apply(project, beside.root.name)
+    git("add", "-A")
+    git("commit", "-qm", "my results")
+    with (
+        hold(project.root, "another run", wait=False),
+        pytest.raises(UserError, match="held by another run"),
+    ):
+        apply(project, beside.root.name)
+    assert Path("model/seed").read_text() == f"{seed}\n"
     assert apply(project, beside.root.name) == [f"  pretrain.seed: {seed} -> 7"]
     assert Path("model/seed").read_text() == "7\n"
     assert project.changed() == set()
     assert load_params().data.root == "photos"
+
+
+def test_a_run_whose_products_are_lost_changes_nothing_when_it_is_applied(project: Workspace):
+    beside = workspace_with_seed(project, 7)
+    for stage in ("shard", "train"):
+        beside.reproduce(stage, lambda _: None)
+    (beside.root / "metrics/shard.json").write_text('{"images":4}')
+    git("add", "-A")
+    git("commit", "-qm", "mine")
+    before = {name: Path(name).read_text() for name in KEPT}
+    for file in Path(".dvc/cache").rglob("*"):
+        if file.is_file() and file.read_text() == "7\n":
+            file.chmod(0o644)
+            file.unlink()
+    with pytest.raises(UserError, match="products could not be brought here"):
+        apply(project, beside.root.name)
+    assert {name: Path(name).read_text() for name in KEPT} == before
+    assert git("status", "--porcelain") == ""
+
+
+def test_a_folder_of_images_that_git_does_not_know_is_linked_and_not_copied(project: Workspace):
+    Path("pictures").mkdir()
+    Path("pictures/cat.png").write_text("cat")
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("  root: photos", "  root: pictures/"))
+    beside = workspace_with_seed(project, 7)
+    link = beside.root / "pictures"
+    assert link.is_symlink()
+    link.unlink()
+    link.mkdir()
+    (link / "cat.png").write_text("a copy, as made by an earlier version")
+    workspace_with_seed(project, 7)
+    assert link.is_symlink()
+    assert Path("pictures/cat.png").read_text() == "cat"
+
+
+def test_images_behind_a_link_are_the_users_own_and_stay(project: Workspace):
+    beside = workspace_with_seed(project, 7)
+    assert (beside.root / "photos").is_symlink()
+    git("add", "-f", "photos/cat.png")
+    git("commit", "-qm", "by mistake")
+    git("rm", "--cached", "-q", "photos/cat.png")
+    workspace_with_seed(project, 7)
+    assert Path("photos/cat.png").exists()
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "a/b", "", ".hidden"])
+def test_a_profile_that_is_no_folders_name_is_refused(name: str):
+    assert folder_name({"profile": "my.own-1"}).startswith("my.own-1-")
+    with pytest.raises(UserError, match=r"profile: .* can't name"):
+        folder_name({"profile": name})
 
 
 def test_unfinished_work_stays_and_new_code_arrives(project: Workspace):

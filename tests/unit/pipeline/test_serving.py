@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.serving import check_server, is_loopback
+from pipeline.serving import check_server, is_loopback, serve
 from stages.errors import UserError
 
 
@@ -36,6 +36,11 @@ def test_a_server_on_a_network_without_a_password_is_refused():
 def test_a_server_that_is_not_set_is_asked_for():
     with pytest.raises(UserError, match="prefect server start"):
         check_server(None, has_password=False, unprotected=False)
+
+
+def test_a_schedule_that_is_no_cron_line_is_refused_before_the_server_is_asked():
+    with pytest.raises(UserError, match=r"--cron 'every night' is no time(.|\n)*UTC"):
+        serve("every night")
 
 
 def test_what_others_can_read_is_warned_of():
