@@ -20,6 +20,7 @@ from stages.training.batches import Batch
 from stages.training.finite import Finding, NonFinite, broken_tensor, find_first
 from stages.training.loop import Watched
 from stages.training.runtime import Runtime
+from stages.training.saving import load_together
 from stages.training.state import TrainState
 from stages.training.watch import has_collapsed
 
@@ -142,10 +143,9 @@ class Recovery:
                 f"{head}\n  It was rolled back {len(done)} times before, as often as allowed "
                 f"(learning rate times {state.lr_factor:.3g}). {self._kept()} {ADVICE}"
             )
-        marks, tried = self.marks(), {event["to_step"] for event in done}
-        outlived = set(range(broken.step - self.guard.mark_every_steps + 1)) & set(marks)
-        target = max(outlived - tried, default=min(marks, default=-1))
-        if target < 0 or not self._load(marks[target], state):
+        tried = {event["to_step"] for event in done}
+        target = self._as_main_chooses(lambda: self._mark_to_try(broken.step, tried))
+        if target is None or not self._load(target, state):
             raise StageError(f"{head}\n  There is no good state to roll back to. {ADVICE}")
         event = {
             "kind": "rollback",
@@ -156,18 +156,38 @@ class Recovery:
         }
         state.events = [*events, event]
         if self.runtime.is_main:
-            self._forget_marks_after(target)
+            self._forget_marks_after(state.step)
             checkpoint.save(self.saved, state, self.fingerprint)
         return (
             f"{head}\n  rolled back to step {state.step}; learning rates are multiplied by "
             f"{state.lr_factor:.3g} from here on"
         )
 
-    def _cause(self, state: TrainState, step: int) -> Finding | str:
-        """Repeat what led to the step, from the latest state that was saved before it."""
+    def _mark_to_try(self, broken_step: int, tried: set[int]) -> Path | None:
+        """The newest that was outlived by a whole interval and not tried; else the oldest."""
+        marks = self.marks()
+        outlived = set(range(broken_step - self.guard.mark_every_steps + 1)) & set(marks)
+        return marks.get(max(outlived - tried, default=min(marks, default=-1)))
+
+    def _latest_before(self, step: int) -> Path | None:
         marks = [path for at, path in self.marks().items() if at < step]
         latest = max((self.saved, *marks), key=lambda path: self._step_of(path, step))
-        if self._step_of(latest, step) < 0 or not self._load(latest, state):
+        return latest if self._step_of(latest, step) >= 0 else None
+
+    def _as_main_chooses(self, choose: Callable[[], Path | None]) -> Path | None:
+        """A saved state, the same in every process.
+
+        The main process alone knows when its writes are done: another that looked for itself could
+        find a file that is just being replaced, and would do other steps than the rest.
+        """
+        chosen = choose() if self.runtime.is_main else None
+        name = self.runtime.from_main("" if chosen is None else chosen.name)
+        return self.folder / name if name else None
+
+    def _cause(self, state: TrainState, step: int) -> Finding | str:
+        """Repeat what led to the step, from the latest state that was saved before it."""
+        latest = self._as_main_chooses(lambda: self._latest_before(step))
+        if latest is None or not self._load(latest, state):
             return "no state from before it was saved, so the cause can't be looked for"
         found = find_first(
             state,
@@ -190,7 +210,7 @@ class Recovery:
 
     def _load(self, path: Path, state: TrainState) -> bool:
         state.step = -1
-        checkpoint.resume(path, state, self.fingerprint)
+        load_together(path, state, self.fingerprint, self.runtime)
         return state.step >= 0
 
     def _kept(self) -> str:

@@ -27,20 +27,30 @@ def resume_together(path: Path, state: TrainState, fingerprint: str, runtime: Ru
         UserError: the processes train different things.
         StageError: they found different states.
     """
-    here = f"the process on {socket.gethostname()}"
-    error: StageError | None = None
+    error = None
     if runtime.from_main(fingerprint) != fingerprint:
         error = UserError(
-            f"{here} has other params, data or code than the main process.\n"
+            f"the process on {socket.gethostname()} has other params, data or code than the main "
+            "process.\n"
             "  Hosts that train together need the project in one folder that all share."
         )
     runtime.raise_together(error)
+    return load_together(path, state, fingerprint, runtime)
+
+
+def load_together(path: Path, state: TrainState, fingerprint: str, runtime: Runtime) -> str:
+    """Load a saved state in every process; says what was done. No write may be under way.
+
+    Raises:
+        StageError: the processes found different states.
+    """
     story = checkpoint.resume(path, state, fingerprint)
     step_of_main = int(runtime.from_main(str(state.step)))
+    error = None
     if state.step != step_of_main:
         error = StageError(
-            f"the main process stands at step {step_of_main}, {here} at {state.step}: {story}.\n"
-            "  Run the same command again."
+            f"the main process stands at step {step_of_main}, the process on "
+            f"{socket.gethostname()} at {state.step}: {story}.\n  Run the same command again."
         )
     runtime.raise_together(error)
     return story

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -193,10 +195,21 @@ def test_rows_tell_gradient_weights_and_how_far_an_update_moved_them(tmp_path: P
     assert 0 < row["update_ratio"] < row["param_norm"]
 
 
+def after_a_second(write: Callable[..., None]) -> Callable[..., None]:
+    """A slow disk: the file that is to be replaced is there all the while."""
+
+    def late(path: Path, saved: dict[str, Any]) -> None:
+        time.sleep(1)
+        write(path, saved)
+
+    return late
+
+
 def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     meeting = f"file://{folder}/meet"
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    patience = timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=patience)
     runtime = Runtime(torch.device("cpu"), rank, 2)
     told = ""
     state = run(Path(folder, "rolls back"), ROLLS_BACK, runtime=runtime)
@@ -204,7 +217,20 @@ def worker(rank: int, folder: str) -> None:
         run(Path(folder, "stops"), ROLLS_BACK, 0.5, poisoned_step=7, runtime=runtime)
     except StageError as error:
         told = str(error)
-    learnt = {"model": state.model.state_dict(), "events": state.events, "told": told}
+    late = ""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "write", after_a_second(checkpoint.write))
+        try:
+            where, always = Path(folder, "saves late"), {"save_every_seconds": 0}
+            run(where, Guard(keeps_start=True), 0.5, poisoned_step=7, runtime=runtime, **always)
+        except StageError as error:
+            late = str(error)
+    learnt = {
+        "model": state.model.state_dict(),
+        "events": state.events,
+        "told": told,
+        "late": late,
+    }
     torch.save(learnt, Path(folder, f"{rank}.pt"))
     dist.destroy_process_group()
 
@@ -219,3 +245,5 @@ def test_processes_roll_back_together_and_hear_what_one_of_them_found(tmp_path: 
     assert first["events"] == second["events"] != []
     assert "an image among the input views, step 8" in first["told"]
     assert first["told"] == second["told"]
+    assert "an image among the input views, step 8" in first["late"]
+    assert first["late"] == second["late"]
