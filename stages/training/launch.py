@@ -36,6 +36,7 @@ from stages.errors import (
 )
 from stages.params import RuntimeParams
 from stages.training.meeting import Meeting
+from stages.training.runtime import require_gpus
 from stages.training.slurm import is_in_step, meeting_of_step, through_srun
 
 FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
@@ -74,6 +75,7 @@ def relaunched(module: str, runtime: RuntimeParams, arguments: Sequence[str] = (
 
 def _run_workers(command: list[str], runtime: RuntimeParams, meeting: Meeting) -> None:
     """This host's share of the processes, from start to end."""
+    require_gpus(runtime.device, runtime.processes)  # before any host waits for another
     config = LaunchConfig(
         min_nodes=runtime.hosts,
         max_nodes=runtime.hosts,
@@ -145,10 +147,13 @@ def how_they_ended(
             f"process {rank} of {module} was ended by {name}{why}.\n"
             "  The same command continues from the last saved step."
         )
-    if (message := first(INTERRUPTED)) is not None:
+    codes = {one.exitcode for one in failures.values()}
+    # The others of one that failed lose contact with it, and tell of an interruption.
+    faults = codes - {0, USER_MISTAKE, INTERRUPTED}
+    if not faults and (message := first(INTERRUPTED)) is not None:
         return Interrupted(message)
-    if failures:
-        code = next(iter(failures.values())).exitcode
+    if codes:
+        code = min(faults or codes)
         return StageError(f"a process of {module} failed (exit code {code}); the reason is above.")
     return None
 

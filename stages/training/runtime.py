@@ -62,13 +62,14 @@ class Runtime:
             fused_optimizer: "auto": on a GPU.
 
         Raises:
-            UserError: a GPU is asked for and none can be used.
+            UserError: a GPU is asked for and none can be used; or there are fewer than processes.
         """
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError(
                 "params.yaml asks for runtime.device: cuda, but torch finds no usable GPU here.\n"
                 "  Set runtime.device to auto or cpu."
             )
+        require_gpus(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         if threads:
             torch.set_num_threads(threads)
         keep_freed_memory()
@@ -175,6 +176,21 @@ class Runtime:
         if code:
             elsewhere = UserError if code == UserError.exit_code else StageError
             raise elsewhere("another process of this training could not go on; it says why.")
+
+
+def require_gpus(device: str, processes: int) -> None:
+    """Each process of this host needs a GPU of its own, if any is used.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    gpus = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    if 0 < gpus < processes:
+        raise UserError(
+            f"runtime.processes is {processes}, and torch finds {gpus} "
+            f"{'GPU' if gpus == 1 else 'GPUs'} on this host: each process needs one of its own.\n"
+            f"  Write runtime.processes: {gpus}, or let the scheduler give this job more."
+        )
 
 
 def keep_freed_memory() -> None:

@@ -14,10 +14,15 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+import torch.distributed as dist
 
 from stages.errors import Interrupted, StageError, UserError
-from stages.training.launch import how_they_ended
+from stages.params import RuntimeParams
+from stages.training.alike import ending_alike
+from stages.training.launch import how_they_ended, relaunched
 from stages.training.meeting import Meeting
+from stages.training.runtime import Runtime
 from stages.training.slurm import is_in_step
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -37,6 +42,8 @@ MISTAKE = {"exit_code": 2, "message": "no such folder"}
         ([SAVED], {0: -15, 1: -9}, Interrupted, "process 1 of m was ended by SIGKILL"),
         ([SAVED], {1: -11}, StageError, r"process 1 of m crashed \(SIGSEGV\)"),
         ([], {3: 1}, StageError, r"exit code 1\); the reason is above"),
+        ([SAVED], {0: 1}, StageError, r"exit code 1\); the reason is above"),
+        ([SAVED, SAVED], {0: 75, 1: 75}, Interrupted, "saved"),
     ],
 )
 def test_the_ends_of_many_become_one(
@@ -55,6 +62,44 @@ def test_the_ends_of_many_become_one(
 def test_the_host_whose_address_is_met_at_keeps_the_store():
     assert Meeting.at("127.0.0.1:29500").settings["is_host"]
     assert not Meeting.at("192.0.2.7:29500").settings["is_host"]  # kept for documentation
+
+
+def test_more_processes_than_gpus_are_refused_before_any_waits_for_another(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    asked = RuntimeParams(processes=4)
+    words = r"runtime\.processes is 4, and torch finds 2 GPUs"
+    with pytest.raises(UserError, match=words):
+        relaunched("stages.pretrain", asked)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # as torchrun by hand sets it
+    with pytest.raises(UserError, match=words):
+        Runtime.start("auto", 0)
+
+
+@pytest.fixture
+def lone_group() -> Iterator[Runtime]:
+    """A group of one process with a real store, that takes itself for one of two."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield Runtime(torch.device("cpu"), 0, 2)
+    dist.destroy_process_group()
+
+
+def test_lost_contact_is_told_in_torchs_words_unless_a_reason_was_left(lone_group: Runtime):
+    lost = RuntimeError("[gloo/tcp/pair.cc:547] Connection closed by peer\nmore")
+    quoted = r"is gone \(RuntimeError: \[gloo/tcp/pair\.cc:547\] Connection closed by peer\)"
+    with pytest.raises(Interrupted, match=quoted), ending_alike(lone_group):
+        raise lost
+    with pytest.raises(ZeroDivisionError), ending_alike(lone_group):
+        raise ZeroDivisionError("no images\nand more")
+    with pytest.raises(UserError), ending_alike(lone_group):
+        raise UserError("what follows the first is not told")
+    first = r"failed \(ZeroDivisionError: no images\)"
+    with pytest.raises(StageError, match=first) as told, ending_alike(lone_group):
+        raise lost
+    assert told.value.exit_code == 1
 
 
 def test_srun_with_a_task_per_process_is_refused(monkeypatch: pytest.MonkeyPatch):
