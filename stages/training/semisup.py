@@ -190,7 +190,7 @@ def _logits(state: TrainState, batch: Batch, runtime: Runtime, precision: str) -
 
 def _classes(batch: Batch, runtime: Runtime) -> Tensor:
     assert batch.classes_B is not None
-    return batch.classes_B.to(runtime.device)
+    return batch.classes_B.to(runtime.device, non_blocking=True)
 
 
 def _update(state: TrainState, loss: Tensor, runtime: Runtime) -> None:

@@ -138,7 +138,8 @@ def several_classes_step(runtime: Runtime, targets_NK: Tensor, precision: str = 
 
     def step(state: TrainState, batch: Batch) -> Watched:
         images_BCHW = _one_view(batch, runtime)
-        targets_BK = targets_NK[torch.from_numpy(batch.positions_B)].to(runtime.device)
+        targets_BK = targets_NK[torch.from_numpy(batch.positions_B)]
+        targets_BK = targets_BK.to(runtime.device, non_blocking=True)
         with runtime.autocast(precision):
             logits_BK = state.model(images_BCHW)
         losses_BK = F.binary_cross_entropy_with_logits(

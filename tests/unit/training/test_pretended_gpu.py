@@ -5,6 +5,7 @@ computes is not seen here, nor the backward pass, for which torch wants the real
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -17,6 +18,7 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensorMode,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.data.views import ViewRecipe, make_views
 from stages.models.batch_norm import normalise_rows_together
@@ -24,11 +26,16 @@ from stages.models.heads import LinearClassifier
 from stages.models.momentum import MomentumEncoder, NegativeQueue
 from stages.models.simclr import Classifier, SimCLR, build_encoder, build_simclr
 from stages.optim.build import build_optimizer
-from stages.training.batches import Batch
 from stages.training.micro_batches import Passes
 from stages.training.runtime import Runtime
+from stages.training.semisup import MixedBatch, fixmatch_step, pseudo_label_step
 from stages.training.state import TrainState
-from stages.training.steps import classify_step, contrastive_step, distill_step
+from stages.training.steps import (
+    classify_step,
+    contrastive_step,
+    distill_step,
+    several_classes_step,
+)
 from stages.training.teachers import answers_to_the_same_view
 
 GPU = torch.device("cuda", 0)
@@ -61,6 +68,17 @@ def give_gradients(loss: Tensor, _gradient: Tensor | None = None) -> None:
             node.variable.grad = torch.empty_like(node.variable)
 
 
+class NoWaitingCopies(TorchDispatchMode):
+    """Refuses copies to the GPU that the host would wait for."""
+
+    def __torch_dispatch__(self, operation: Any, _types: Any, given: Any = (), named: Any = None):
+        named = named or {}
+        to_gpu = torch.device(named.get("device") or "cpu").type == "cuda"
+        if operation is torch.ops.aten._to_copy.default and to_gpu:
+            assert given[0].device == GPU or named.get("non_blocking"), "a copy that waits"
+        return operation(*given, **named)
+
+
 def network() -> SimCLR:
     return build_simclr(build_encoder(10, 0.25, stem="small"), out_dim=8).train()
 
@@ -70,9 +88,11 @@ def classifier() -> Classifier:
     return Classifier(encoder, nn.Sequential(), LinearClassifier(encoder.feature_dim, 3)).train()
 
 
-def a_batch() -> Batch:
+def a_batch() -> MixedBatch:
     classes_B = torch.zeros(N_IMAGES, dtype=torch.int64)
-    return Batch(torch.zeros(2, N_IMAGES, 3, 32, 32), np.arange(N_IMAGES), classes_B)
+    views_VBCHW = torch.zeros(2, N_IMAGES, 3, 32, 32)
+    unlabelled = (torch.zeros(2 * N_IMAGES, 3, 32, 32) for _ in range(2))
+    return MixedBatch(views_VBCHW, np.arange(N_IMAGES), classes_B, *unlabelled)
 
 
 @pytest.mark.parametrize(
@@ -98,20 +118,27 @@ def test_pretraining_waits_for_no_value(optimizer: Any, memory: str, passes: Pas
     )
     step = contrastive_step(RUNTIME, 0.2, "float32", memory, passes=passes)
     for _ in range(2):  # a queue that is empty, and one that is not
-        watched = step(state, a_batch())
+        with NoWaitingCopies():
+            watched = step(state, a_batch())
     assert {value.device for value in watched.values()} == {GPU}
 
 
-@pytest.mark.parametrize("kind", ["classify", "distill"])
+@pytest.mark.parametrize("kind", ["classify", "several", "distill", "fixmatch", "pseudo_label"])
 def test_classifiers_wait_for_no_value(kind: str):
     with GPU:
         model, teacher = (classifier() for _ in range(2))
     state = TrainState(model, build_optimizer("adamw", model, 1e-3, 1e-4, fused=True))
-    step = classify_step(RUNTIME, head_decay=1e-4)
-    if kind == "distill":
-        step = distill_step(RUNTIME, answers_to_the_same_view(teacher, RUNTIME), 1.0, 0.5)
+    step = {
+        "classify": classify_step(RUNTIME, head_decay=1e-4),
+        "several": several_classes_step(RUNTIME, torch.zeros(N_IMAGES, 3)),
+        "distill": distill_step(RUNTIME, answers_to_the_same_view(teacher, RUNTIME), 1.0, 0.5),
+        "fixmatch": fixmatch_step(RUNTIME, 0.95, 1.0),
+        "pseudo_label": pseudo_label_step(RUNTIME, 1.0, (0.1, 0.6), total_steps=2),
+    }[kind]
+    batch = replace(a_batch(), strong_UCHW=None) if kind == "pseudo_label" else a_batch()
     for _ in range(2):
-        assert step(state, a_batch())["loss"].device == GPU
+        with NoWaitingCopies():
+            assert step(state, batch)["loss"].device == GPU
 
 
 @pytest.mark.parametrize("alike", [True, False])
