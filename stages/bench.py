@@ -125,7 +125,7 @@ def measure(params: Params, seconds: float, batch_size: int | None = None) -> Me
     """
     runtime = start_runtime(params)
     if batch_size is None:
-        batch_size = params.pretrain.batch_size // params.runtime.processes
+        batch_size = params.pretrain.batch_size // params.runtime.world_size
     if batch_size < 2:
         raise UserError(f"a batch of {batch_size} can't be measured: it takes two images or more.")
     loader = load_views(params, open_store(params), runtime, batch_size)

@@ -993,6 +993,11 @@ class RuntimeParams(Section):
     ] = "data/cache"
     cache_gigabytes: Annotated[Positive, Field(description="that they may take on disk")] = 50.0
 
+    @property
+    def world_size(self) -> int:
+        """Processes that pretrain together, over all hosts."""
+        return self.processes * self.hosts
+
     @model_validator(mode="after")
     def _what_is_compiled_is_not_recomputed(self) -> Self:
         if self.compile not in {"auto", "none"} and self.recompute != "none":
@@ -1072,7 +1077,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _batch_can_be_split(self) -> Self:
-        share = self.pretrain.batch_size // self.runtime.processes
+        share = self.pretrain.batch_size // self.runtime.world_size
         together, images = self.pretrain.batch_norm_images, self.runtime.micro_batch
         if together is not None and share % together:
             raise ValueError(

@@ -155,6 +155,7 @@ def training_bytes(
     image_size: int,
     channels: int,
     memory_keys: int,
+    images: int,
     images_at_once: int,
 ) -> int:
     """Memory of one net while it trains: weights, gradients, optimizer, activations, views.
@@ -165,7 +166,8 @@ def training_bytes(
         image_size: pixels of a view.
         channels: of a view.
         memory_keys: past keys that are kept; a momentum encoder makes them.
-        images_at_once: of a pass, in this process.
+        images: of a step, in this process.
+        images_at_once: of a pass of it.
     """
     copies = (
         2
@@ -177,6 +179,6 @@ def training_bytes(
     keys = memory_keys * (training.network.head.out_dim if training.network.head else 0) * FLOAT
     seen = images_at_once * training.views_per_image
     share = 0.5 if training.precision == "bfloat16" else 1.0
-    views = BATCHES_AHEAD * training.batch_size * training.views_per_image
+    views = BATCHES_AHEAD * images * training.views_per_image
     pixels = image_size**2 * channels * FLOAT
     return round(weights + keys + seen * cost.activation_bytes * share + views * pixels)

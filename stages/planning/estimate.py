@@ -117,7 +117,7 @@ def _stage_plan(
     tasks, flops, measured_on = [], 0.0, ""
     for training in work.trainings:
         rate = machine.training(training, one_thread=one_thread)
-        images = training.steps * training.batch_size / _gpus_that_share(params, machine, training)
+        images = training.steps * training.batch_size / shares_of(params, machine, training)
         tasks += [images * rate.seconds] * training.nets
         flops += training.images * rate.seconds * rate.flops_per_second
         measured_on = measured_on or rate.measured_on
@@ -155,11 +155,13 @@ def _stage_plan(
     )
 
 
-def _gpus_that_share(params: Params, machine: Machine, training: Training) -> int:
-    """Pretraining's processes divide a batch; on a CPU they divide the cores as well."""
-    if machine.runtime.device.type != "cuda" or not training.is_contrastive:
+def shares_of(params: Params, machine: Machine, training: Training) -> int:
+    """Hosts and GPUs divide pretraining's batch; processes of a CPU divide its cores as well."""
+    if not training.is_contrastive:
         return 1
-    return max(min(params.runtime.processes, torch.cuda.device_count()), 1)
+    if machine.runtime.device.type != "cuda":
+        return params.runtime.hosts
+    return max(min(params.runtime.processes, torch.cuda.device_count()), 1) * params.runtime.hosts
 
 
 def makespan(tasks: Sequence[float], workers: int) -> float:
@@ -180,16 +182,17 @@ def _workers(params: Params, machine: Machine, work: Work) -> int:
 
 
 def _net_bytes(params: Params, machine: Machine, training: Training) -> int:
-    at_once = training.batch_size
+    images = at_once = training.batch_size
     if training.is_contrastive:
-        share = min(machine.share, training.batch_size)
-        at_once = -(-share // machine.passes)
+        images = min(machine.share, training.batch_size)
+        at_once = -(-images // machine.passes)
     return training_bytes(
         training,
         machine.cost(training.network),
         image_size=params.data.image_size,
         channels=params.data.channels,
         memory_keys=machine.keys_of(training),
+        images=images,
         images_at_once=at_once,
     )
 

@@ -168,7 +168,7 @@ class Machine:
     @property
     def share(self) -> int:
         """Images of a step of pretraining in one process."""
-        return max(self.params.pretrain.batch_size // self.params.runtime.processes, 1)
+        return max(self.params.pretrain.batch_size // self.params.runtime.world_size, 1)
 
     def _fits(self, flops: float) -> bool:
         slow = SLOW_FLOPS[self.runtime.device.type]
@@ -197,6 +197,7 @@ class Machine:
             image_size=self.params.data.image_size,
             channels=self.params.data.channels,
             memory_keys=self.keys_of(training),
+            images=training.batch_size,
             images_at_once=training.batch_size,
         )
 

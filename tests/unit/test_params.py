@@ -159,6 +159,23 @@ def test_durations_become_steps_once(duration: str, n_images: int, batch_size: i
     assert duration_in_steps(duration, n_images, batch_size) == steps
 
 
+@pytest.mark.parametrize(
+    ("processes", "hosts", "micro_batch", "allowed"),
+    [(2, 1, 64, True), (2, 2, 32, True), (1, 2, 48, False), (2, 2, 48, False)],
+)
+def test_a_process_has_its_part_of_the_batch_of_all_hosts(
+    written: dict[str, Any], processes: int, hosts: int, micro_batch: int, allowed: bool
+):
+    written["pretrain"] |= {"batch_size": 256, "batch_norm_images": 16}
+    written["runtime"] |= {"processes": processes, "hosts": hosts, "meet_at": "host-0:29500"}
+    written["runtime"] |= {"micro_batch": micro_batch}
+    if allowed:
+        assert check_params(written).runtime.world_size == processes * hosts
+        return
+    with pytest.raises(UserError, match=f"the {256 // processes // hosts} images of a process's"):
+        check_params(written)
+
+
 def test_label_fractions_keep_their_spelling(written: dict[str, Any]):
     written["finetune"]["label_fractions"] = [0.01, "10_per_class", 1.0]
     assert check_params(written).finetune.label_fractions == ["0.01", "10_per_class", "1.0"]

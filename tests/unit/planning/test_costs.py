@@ -6,7 +6,7 @@ from torch import Tensor
 
 from stages.models.simclr import build_encoder, build_simclr
 from stages.params import EncoderParams, HeadParams, LabelledViewParams, OptimizerParams
-from stages.planning.costs import cost_of, step_flops, training_bytes
+from stages.planning.costs import BATCHES_AHEAD, cost_of, step_flops, training_bytes
 from stages.planning.trainings import Network, Training
 
 RESNET_50 = EncoderParams(depth=50, width_multiplier=1.0, stem="imagenet")
@@ -82,9 +82,12 @@ def test_a_step_counts_passes_the_momentum_encoder_and_every_pair():
 def test_memory_counts_copies_of_the_weights_and_the_images_at_once():
     training = a_training()
     cost = cost_of(training.network, 28, 1, 10)
-    where = {"image_size": 28, "channels": 1}
+    where = {"image_size": 28, "channels": 1, "images": 64}
     whole = training_bytes(training, cost, **where, memory_keys=0, images_at_once=64)
     half = training_bytes(training, cost, **where, memory_keys=0, images_at_once=32)
     assert whole - half == pytest.approx(64 * cost.activation_bytes, abs=1)
     with_memory = training_bytes(training, cost, **where, memory_keys=1000, images_at_once=64)
     assert with_memory - whole == 4 * (cost.parameters + 1000 * 32)
+    of_two_processes = where | {"images": 32}
+    shared = training_bytes(training, cost, **of_two_processes, memory_keys=0, images_at_once=32)
+    assert half - shared == BATCHES_AHEAD * 32 * 2 * 28 * 28 * 4

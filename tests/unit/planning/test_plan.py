@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from pipeline.cli import main as pipeline
@@ -18,10 +19,12 @@ from stages.params import Params, check_params, load_params
 from stages.planning import rates
 from stages.planning.amounts import count, duration, size
 from stages.planning.counts import Counts, count_images
-from stages.planning.estimate import Plan, StagePlan, makespan, warnings_of
+from stages.planning.estimate import Plan, StagePlan, makespan, shares_of, warnings_of
 from stages.planning.machine import Hardware
+from stages.planning.rates import Machine
 from stages.planning.trainings import Work
 from stages.planning.work import work_of
+from stages.training.runtime import Runtime
 
 FASHION = Counts(55_000, 55_000, 5_000, 10_000, 10, 2_562, "test")
 
@@ -160,6 +163,19 @@ def test_what_is_too_much_is_named_with_a_cheaper_choice(root: Path):
     )
     (processes,) = warnings_of(eight, replace(planned, hardware=two_gpus))
     assert "runtime.processes is 8, and there are GPUs for 2" in processes
+
+
+def test_hosts_share_pretrainings_images_and_time(root: Path):
+    params = params_of(root, "quick")
+    shared = params.runtime.model_copy(update={"hosts": 2, "processes": 2})
+    of_two_hosts = params.model_copy(update={"runtime": shared})
+    works = {work.stage: work for work in work_of(params, FASHION)}
+    cpu = Runtime(torch.device("cpu"))
+    for asked, images, shares in ((params, 256, 1), (of_two_hosts, 64, 2)):
+        machine = Machine(asked, FASHION, cpu, is_busy=False)
+        assert machine.share == images
+        assert shares_of(asked, machine, works["pretrain"].trainings[0]) == shares
+        assert shares_of(asked, machine, works["finetune@0.1"].trainings[0]) == 1
 
 
 def test_keys_that_warnings_name_exist(root: Path):
