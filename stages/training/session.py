@@ -88,12 +88,25 @@ class Session:
             StageError: a number is not finite, or z has collapsed; the last good state is kept.
             UserError: the state can't be saved.
         """
-        story = resume_together(self.state_file, state, self.fingerprint, runtime)
-        if runtime.is_main:
-            say(f"{self.name}: {self.total_steps} steps of {self.batch_size} images; {story}")
+        with stop_on_signals() as stop:  # before anything is said, so that every process listens
+            story = resume_together(self.state_file, state, self.fingerprint, runtime)
+            if runtime.is_main:
+                say(f"{self.name}: {self.total_steps} steps of {self.batch_size} images; {story}")
+            self._train(runtime, state, batches, train_step, describe, waited, probe, stop)
+
+    def _train(
+        self,
+        runtime: Runtime,
+        state: TrainState,
+        batches: Callable[[int, int], Iterator[Batch]],
+        train_step: Step,
+        describe: Callable[[Watched], dict[str, float]],
+        waited: Waited,
+        probe: Probe | None,
+        stop: StopRequest,
+    ) -> None:
         every = self.save_every_seconds
         with (
-            stop_on_signals() as stop,
             Saver(self.state_file, self.fingerprint, runtime, every, state.step) as saver,
             Progress(self.name, self.total_steps, state, runtime) as progress,
         ):
