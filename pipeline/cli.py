@@ -24,6 +24,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -33,6 +34,9 @@ from pipeline.dvc import Workspace
 from pipeline.report_server import start_report_server
 from stages.errors import INTERRUPTED, UserError
 from stages.params import PARAMS_FILE, load_params
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA_FILE = Path("pipeline/params.schema.json")
@@ -263,7 +267,7 @@ def _run(asked: argparse.Namespace) -> int:
             push=asked.push,
         )
     except ValidationError as error:
-        raise UserError("\n  ".join(problem["msg"] for problem in error.errors())) from None
+        raise UserError("\n  ".join(_line(problem) for problem in error.errors())) from None
     # A mistake shows before the seconds that Prefect takes to start.
     if asked.profile is None:
         load_params()
@@ -282,7 +286,7 @@ def _run(asked: argparse.Namespace) -> int:
     from pipeline.sharing import PushFailed
 
     try:
-        outcomes = flows.simclr_chain(parameters)
+        result = flows.simclr_chain(parameters)
     except CancelledRun as reason:
         print(f"stopped: {reason}", file=sys.stderr)
         return INTERRUPTED
@@ -295,15 +299,21 @@ def _run(asked: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("stopped: every stage has ended; the same command continues", file=sys.stderr)
         return INTERRUPTED
-    if not outcomes:
+    if not result:
         print("skipped: nothing was run, for the workspace is in use")
         return 0
-    ran = [stage for stage, status in outcomes.items() if status == "ran"]
-    print(f"{len(outcomes)} stages up to date; {len(ran)} had to be run: {', '.join(ran) or '-'}")
+    statuses, name = result
+    ran = [stage for stage, status in statuses.items() if status == "ran"]
+    print(f"{len(statuses)} stages up to date; {len(ran)} had to be run: {', '.join(ran) or '-'}")
     if parameters.has_own_params:
-        name = run_workspace.names_of(Workspace.here())[0]
         print(f"they are in {run_workspace.FOLDER / name}; python -m pipeline apply {name}")
     return 0
+
+
+def _line(problem: "ErrorDetails") -> str:
+    """What is wrong with a word of `run`: which, why, and what was written."""
+    key = ".".join(str(part) for part in problem["loc"])
+    return f"{key}: {problem['msg'].removeprefix('Value error, ')} (you wrote {problem['input']!r})"
 
 
 def _apply(asked: argparse.Namespace) -> int:

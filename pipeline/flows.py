@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Container, Sequence
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -45,7 +44,8 @@ def simclr_chain(parameters: ChainParameters = EVERYTHING) -> Any:
 
     Returns:
         A state, which Prefect makes the run's own: what the page shows, and for who called the
-        flow as a function "ran" or "cached" for each stage; none where it had to skip.
+        flow as a function "ran" or "cached" for each stage and the name of the folder where it
+        worked; nothing where it had to skip.
 
     Raises:
         UserError: the params can't be used, or a target is no stage; nothing has run.
@@ -68,7 +68,7 @@ def simclr_chain(parameters: ChainParameters = EVERYTHING) -> Any:
         return left_out(busy, parameters.overlap)
 
 
-def run_chain(project: Workspace, parameters: ChainParameters) -> State[dict[str, str]]:
+def run_chain(project: Workspace, parameters: ChainParameters) -> State[tuple[dict[str, str], str]]:
     """The stages, then what becomes of their results."""
     page = Page()
     workspace = workspace_for(project, parameters)
@@ -96,7 +96,7 @@ def run_chain(project: Workspace, parameters: ChainParameters) -> State[dict[str
         except Exception as error:  # the results are there, whoever hears of them
             get_run_logger().warning("no word was sent: %s", error)
     statuses = {outcome.stage: outcome.status for outcome in outcomes}
-    return Completed(message=message, data=statuses)
+    return Completed(message=message, data=(statuses, workspace.root.name))
 
 
 def workspace_for(project: Workspace, parameters: ChainParameters) -> Workspace:
@@ -105,10 +105,12 @@ def workspace_for(project: Workspace, parameters: ChainParameters) -> Workspace:
     Raises:
         UserError: the params can't be used.
     """
-    if not parameters.has_own_params:
+    if parameters.profile is None:
         load_params()
+    if not parameters.has_own_params:
         return project
-    written = Path(PARAMS_FILE).read_text(encoding="utf-8")
+    file = project.root / PARAMS_FILE  # which a profile does without
+    written = file.read_text(encoding="utf-8") if file.exists() else ""
     return workspace_of_params(project, parameters.params_text(written))
 
 

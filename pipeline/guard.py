@@ -1,6 +1,6 @@
 """Stands between a run and one of its commands, and ends the command when the run is gone.
 
-    python -P pipeline/guard.py GRACE_SECONDS COMMAND...
+    python -P pipeline/guard.py GRACE_SECONDS PARENT_PID COMMAND...
 
 Ending the process that a run has started is not enough: dvc starts a shell, the shell a trainer,
 the trainer perhaps torchrun, whose workers have sessions of their own; and a run that was killed
@@ -25,8 +25,8 @@ LOOK_EVERY_SECONDS = 0.2
 
 
 def main() -> None:
-    parent = os.getppid()
-    grace_seconds, command = float(sys.argv[1]), sys.argv[2:]
+    # Told and not asked for: it may be gone before the first line of this runs.
+    grace_seconds, parent, command = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run passes Ctrl-C on as SIGTERM

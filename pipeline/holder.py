@@ -109,16 +109,6 @@ def hold(
             file.truncate(0)
 
 
-def holder_of(root: Path) -> Holder | None:
-    """Who works in the workspace now; nobody: None."""
-    try:
-        with (root / HOLDER_FILE).open("r+", encoding="utf-8") as file:
-            held = _lock(file)
-    except FileNotFoundError:
-        held = None
-    return held or working_without_a_lock(root)
-
-
 def working_without_a_lock(root: Path) -> Holder | None:
     """A stage or a dvc command that runs in the workspace and was started by no run of ours."""
     return _stage_in(root) or _dvc_in(root)

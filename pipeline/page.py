@@ -107,6 +107,9 @@ class StageBar:
         if now - self.moved_at < pause:
             return
         self.moved_at = now
+        self.page.show(self._look)
+
+    def _look(self) -> None:
         seen = read_progress(self.workspace.progress_of(self.stage))
         if seen is not None and seen.line != self.line:
             self.percent, self.line = round(100 * seen.share, 1), seen.line
@@ -119,21 +122,16 @@ class StageBar:
         took = f"{status} after {duration(time.time() - self.begun)}"
         if status == "done":
             self.percent = 100.0
-            self._move(took)
-        else:
-            self._move(f"{took}; {self.line}")
+        words = took if status == "done" else f"{took}; {self.line}"
+        self.page.show(lambda: self._move(words))
 
     def _move(self, words: str) -> None:
-        shown, percent = self.shown, self.percent
-        if shown is None:
+        if self.shown is None:
             key = slug("progress", self.stage)
-            self.shown = self.page.show(
-                lambda: create_progress_artifact(percent, key=key, description=words)
-            )
+            created: Any = create_progress_artifact(self.percent, key=key, description=words)
+            self.shown = created
         else:
-            self.page.show(
-                lambda: update_progress_artifact(shown, progress=percent, description=words)
-            )
+            update_progress_artifact(self.shown, progress=self.percent, description=words)
 
 
 def url_of(workspace: Workspace) -> str | None:

@@ -8,6 +8,7 @@ Kept apart from the flow because Prefect pickles what hangs on a flow's module, 
 events can't be.
 """
 
+import os
 import subprocess
 import sys
 import threading
@@ -60,9 +61,8 @@ def run(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output, log.open("rb") as reader:
         reader.seek(0, 2)
-        guard = _start(
-            [sys.executable, "-P", str(GUARD), str(GRACE_SECONDS), *command], cwd, env, output
-        )
+        watch = [sys.executable, "-P", str(GUARD), str(GRACE_SECONDS), str(os.getpid())]
+        guard = _start([*watch, *command], cwd, env, output)
         try:
             for line in _lines(reader, guard, on_tick):
                 on_line(line)

@@ -50,13 +50,13 @@ def turn_in(root: Path, overlap: Overlap) -> Generator[None]:
         yield
 
 
-def left_out(busy: WorkspaceBusy, overlap: Overlap) -> State[dict[str, str]]:
+def left_out(busy: WorkspaceBusy, overlap: Overlap) -> State[tuple[()]]:
     """The end of a run that was not to wait, with who was there as its message."""
     message = f"nothing was run: {busy}"
     get_run_logger().warning(message)
     if overlap == "cancel_new":
         return Cancelled(message=message)
-    return Completed(name=SKIPPED, message=message, data={})
+    return Completed(name=SKIPPED, message=message, data=())
 
 
 def _set(state: State) -> None:

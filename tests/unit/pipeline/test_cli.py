@@ -69,6 +69,11 @@ def test_misspelt_key_ends_with_2_and_one_message(project: Path, root: Path):
         assert "Traceback" not in done.stderr
 
 
+def test_a_word_of_run_that_cannot_be_used_is_named_with_its_value(project: Path):
+    with pytest.raises(UserError, match=r"^concurrency: .* \(you wrote 0\)$"):
+        main(["run", "--concurrency", "0"])
+
+
 def test_schema_prints_what_the_file_holds(
     project: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import holder
-from pipeline.holder import HOLDER_FILE, Holder, WorkspaceBusy, hold, holder_of
+from pipeline.holder import HOLDER_FILE, Holder, WorkspaceBusy, hold
 
 HOLDING = """
 import sys, time
@@ -49,6 +49,15 @@ def start(checkout: Path, root: Path) -> Iterator[Callable[..., subprocess.Popen
         assert process.stdout is not None
         process.stdout.close()
         process.wait()
+
+
+def holder_of(root: Path) -> Holder | None:
+    """Who works in the workspace now, as a run finds it; nobody: None."""
+    try:
+        with hold(root, "a test", wait=False):
+            return None
+    except WorkspaceBusy as busy:
+        return busy.holder
 
 
 def free_within(root: Path, seconds: float) -> bool:

@@ -99,6 +99,12 @@ def test_killed_run_takes_its_commands_with_it_and_the_trainer_saves(folder: Pat
     assert (folder / "saved").read_text() == "1"
 
 
+def test_a_guard_whose_run_was_gone_before_it_looked_ends_its_command():
+    somebody_else = str(os.getppid())
+    words = [sys.executable, "-P", str(processes.GUARD), "5", somebody_else, "sleep", "60"]
+    assert subprocess.run(words, timeout=30).returncode == 128 + signal.SIGTERM
+
+
 @pytest.mark.kill
 @pytest.mark.parametrize("first", ["nothing", "the command"])
 def test_stopped_run_leaves_no_process_even_if_the_command_died_first(folder: Path, first: str):

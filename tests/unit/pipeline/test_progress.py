@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+from prefect.logging import disable_run_logger
 
+from pipeline.dvc import Workspace
+from pipeline.page import Page, StageBar
 from pipeline.progress import duration, read_progress
 from stages.records import write_json
 
@@ -18,6 +21,17 @@ def test_one_training_is_told_by_its_step(tmp_path: Path):
     assert seen is not None
     assert seen.share == 0.25
     assert seen.line == "step 50 of 200, loss 3.21, 1,234 images/s, about 5 min left"
+
+
+def test_what_cannot_be_read_stops_the_bar_and_no_training(tmp_path: Path):
+    workspace = Workspace(tmp_path)
+    write_json(workspace.progress_of("pretrain") / "training/pretrain.json", {"step": 50})
+    page = Page()
+    bar = StageBar(page, workspace, "pretrain")
+    bar.moved_at = 0
+    with disable_run_logger():
+        bar.tick()
+    assert page.failed
 
 
 def test_several_trainings_share_a_bar_with_those_to_come(tmp_path: Path):

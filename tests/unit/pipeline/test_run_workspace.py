@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.dvc import Workspace
+from pipeline.flows import workspace_for
 from pipeline.holder import hold
 from pipeline.parameters import ChainParameters
 from pipeline.run_workspace import apply, folder_name, names_of, workspace_of_params
@@ -177,6 +178,15 @@ def test_unknown_run_is_refused_with_those_there_are(project: Workspace):
     beside = workspace_with_seed(project, 7)
     with pytest.raises(UserError, match=f"no run x in .*; there are: {beside.root.name}"):
         apply(project, "x")
+
+
+def test_a_profile_needs_no_params_of_the_projects_own(checkout: Path):
+    Path("params.yaml").unlink()
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    beside = workspace_for(Workspace.here(), ChainParameters(profile="smoke"))
+    assert beside.root.name.startswith("smoke-")
+    assert load_params(beside.root / "params.yaml").profile == "smoke"
 
 
 def test_project_without_a_commit_is_told_what_to_do(checkout: Path):
