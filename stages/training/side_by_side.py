@@ -86,7 +86,7 @@ def side_by_side(
         crew[ours] = worker
     with _stopping_together(list(crew.values())) as stop:
         thread = meanwhile()
-        done = _collect(crew, stop)
+        done = _collect(crew, stop, len(tasks))
     if thread is not None:
         thread.join()
     return [done[number] for number in range(len(tasks))]
@@ -121,7 +121,7 @@ def _stopping_together(workers: Sequence[ForkProcess]) -> Generator[_Stop]:
             signal.signal(number, handler)
 
 
-def _collect(crew: dict[Connection, ForkProcess], stop: _Stop) -> dict[int, Any]:
+def _collect(crew: dict[Connection, ForkProcess], stop: _Stop, n_tasks: int) -> dict[int, Any]:
     """Results by the number of their task, once all workers are done."""
     results: dict[int, Any] = {}
     errors: list[Exception] = []
@@ -131,12 +131,12 @@ def _collect(crew: dict[Connection, ForkProcess], stop: _Stop) -> dict[int, Any]
             assert isinstance(end, Connection)
             try:
                 number, data = pickle.loads(end.recv_bytes())  # from our own process
-            except EOFError:
+            except (EOFError, OSError):  # the latter in the middle of a result
                 open_ends.discard(end)
                 worker = crew[end]
                 worker.join()
                 if worker.exitcode and not errors:
-                    errors.append(_lost(worker, stop))
+                    errors.append(_lost(worker.exitcode, stop))
                     stop()
                 continue
             if isinstance(data, Exception):
@@ -144,17 +144,19 @@ def _collect(crew: dict[Connection, ForkProcess], stop: _Stop) -> dict[int, Any]
                 stop()
             else:
                 results[number] = data
+    if not errors and len(results) < n_tasks:
+        errors.append(_lost(0, stop))
     if errors:
         raise errors[0]
     return results
 
 
-def _lost(worker: ForkProcess, stop: _Stop) -> Exception:
+def _lost(exit_code: int, stop: _Stop) -> Exception:
     """A worker that ended without a word."""
     if stop.asked:
         return Interrupted("stopped before there was anything new to save; run it again")
     return StageError(
-        f"a training process ended with code {worker.exitcode} and no message.\n"
+        f"a training process ended with code {exit_code} and no message.\n"
         "  If the machine ran out of memory, lower runtime.trainings_at_once; the same command "
         "continues the others."
     )
@@ -177,11 +179,21 @@ def _work(
                 next_task.value += 1
             if number >= len(tasks):
                 return
-            end.send_bytes(pickle.dumps((number, tasks[number](runtime))))
+            _send(end, number, tasks[number](runtime))
     except (StageError, OSError) as error:  # those that have a message for the user
-        end.send_bytes(pickle.dumps((number, error)))
+        _send(end, number, error)
     except Exception:
-        end.send_bytes(pickle.dumps((number, WorkerFailedError(traceback.format_exc()))))
+        _send(end, number, WorkerFailedError(traceback.format_exc()))
+
+
+def _send(end: Connection, number: int, data: object) -> None:
+    """Send it whole: what a stop signal cuts in two can't be read, nor what follows it."""
+    message = pickle.dumps((number, data))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        end.send_bytes(message)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

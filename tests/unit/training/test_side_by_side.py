@@ -127,6 +127,29 @@ def test_the_first_error_stops_the_others_and_is_the_one_told(task, error, words
     assert children() <= before
 
 
+def leaves(_runtime: Runtime) -> None:
+    os._exit(0)
+
+
+def test_a_worker_that_left_without_a_result_is_told_of():
+    with pytest.raises(StageError, match="ended with code 0 and no message"):
+        side_by_side([partial(seen_by, 0), leaves], CPU, 2)
+
+
+def much(_runtime: Runtime) -> bytes:
+    return bytes(2**22)  # more than a pipe holds
+
+
+def test_a_stop_in_the_middle_of_a_result_does_not_cut_it():
+    def stop_them() -> None:
+        time.sleep(1)  # until they wait for the pipe to be read
+        for child in psutil.Process().children():
+            child.terminate()
+
+    with pytest.raises(Interrupted, match="stopped on SIGTERM"):
+        side_by_side([much, much], CPU, 2, stop_them)
+
+
 STAGE = """
 import sys, time
 import torch
