@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from stages.data.store import ImageStore
-from stages.errors import UserError, run_stage
+from stages.errors import UserError, run_stage, say
 from stages.importing.start import network_to_start_from
 from stages.models.simclr import SimCLR
 from stages.optim.schedules import scaled_lr
@@ -196,8 +196,7 @@ def take_over(params: Params, folder: Path) -> None:
         }
         origin = {**start.origin, "fresh_head": start.fresh_head}
         leave(params, start.model, architecture, store, [row], numbers, origin)
-        said = f"pretrain: took over {folder}, as pretrain.init_from says; nothing was trained"
-        print(said, flush=True)
+        say(f"pretrain: took over {folder}, as pretrain.init_from says; nothing was trained")
     runtime.stop()
 
 

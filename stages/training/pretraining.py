@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from stages.data.store import ImageStore
-from stages.errors import UserError
+from stages.errors import UserError, say
 from stages.losses.build import ContrastiveLoss, build_loss
 from stages.models.batch_norm import normalise_rows_together, use_global_batch_norm
 from stages.models.momentum import MomentumEncoder, NegativeQueue
@@ -111,7 +111,8 @@ def passes_of(
         return Passes(images, together)
     model, size = state.model, loader.recipe.size
     assert isinstance(model, SimCLR)
-    noise_VBCHW = torch.rand(N_VIEWS, share, params.data.channels, size, size)
+    where = "cpu" if runtime.device.type == "cuda" else "meta"  # on a CPU nothing is tried
+    noise_VBCHW = torch.rand(N_VIEWS, share, params.data.channels, size, size, device=where)
     recompute = params.runtime.recompute
     fit = fit_batch(
         model,
@@ -125,7 +126,7 @@ def passes_of(
     )
     model.encoder.recompute = fit.recompute
     if runtime.is_main and fit != Fit(share, recompute):
-        print(f"pretrain: {fit.images} images at once, recomputing {fit.recompute}", flush=True)
+        say(f"pretrain: {fit.images} images at once, recomputing {fit.recompute}")
     return Passes(fit.images, together)
 
 

@@ -3,16 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from stages.data.views import ViewRecipe
 from stages.errors import UserError
 from stages.params import Params, check_params
 from stages.training import pretraining
-from stages.training.batches import Batch
+from stages.training.batches import Batch, ViewLoader
 from stages.training.fitting import Fit, first_that_fits, ways
+from stages.training.recipes import architecture_of
 from stages.training.runtime import Runtime
+from tests.unit.training.in_memory import InMemory
 
 ROOT = Path(__file__).parents[3]
 
@@ -60,6 +64,18 @@ def test_a_split_that_cannot_be_is_told_of(batch_norm_images: Any, micro_batch: 
 )
 def test_a_split_that_can_be_is_taken(batch_norm_images: Any, micro_batch: Any):
     assert params_with(batch_norm_images, micro_batch).runtime.micro_batch == micro_batch
+
+
+def test_on_a_cpu_auto_takes_all_at_once_and_draws_nothing_to_try_it():
+    params, runtime = params_with(8, "auto"), Runtime(torch.device("cpu"))
+    data: Any = InMemory(torch.zeros(48, 1, 28, 28, dtype=torch.uint8), 48, np.arange(48))
+    loader = ViewLoader(data, ViewRecipe.official(28), 48, n_views=2, seed=0)
+    architecture = architecture_of(params)
+    state = pretraining.build_state(params.pretrain, architecture, 48, runtime)
+    before = torch.get_rng_state()
+    passes = pretraining.passes_of(params, state, loader, runtime, None)
+    assert passes.sizes(48) == [48]
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_device_too_small_for_the_batch_is_told_of_with_what_helps(
