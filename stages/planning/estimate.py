@@ -20,7 +20,6 @@ from stages.planning.work import work_of
 DAY = 86_400.0
 TOO_LONG = DAY  # of a stage
 MOST_OF_MEMORY = 0.9
-STATES_KEPT = 4  # of a training: the last two saves, and two marks to roll back to
 COPIES = 2  # of shards and products: in the workspace and in dvc's cache
 IMAGE_CACHE = 2**30  # of decoded images that a store keeps
 
@@ -226,9 +225,19 @@ def _working_bytes(params: Params, machine: Machine, works: Sequence[Work]) -> i
         for training in work.trainings:
             momentum = machine.keys_of(training) > 0
             copies = 1 + OPTIMIZER_COPIES[training.optimizer.name] + momentum
-            largest = max(largest, copies * machine.cost(training.network).parameters * FLOAT)
+            state = copies * machine.cost(training.network).parameters * FLOAT
+            largest = max(largest, states_kept(params, training) * state)
     cache = params.runtime.cache_gigabytes * 1e9 if params.data.shards_at else 0
-    return round(STATES_KEPT * largest + cache)
+    return round(largest + cache)
+
+
+def states_kept(params: Params, training: Training) -> int:
+    """Working states of a training that lie on the disk at a time, at most."""
+    saved = 3  # the last, the one before, and the one that is being written
+    if not training.is_contrastive:
+        return saved
+    rolls_back = params.pretrain.on_non_finite == "rollback"
+    return saved + (3 if rolls_back else 1)  # two marks and a new one; or the start
 
 
 def warnings_of(params: Params, plan: Plan) -> list[str]:

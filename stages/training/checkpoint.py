@@ -18,9 +18,9 @@ UNREADABLE = (
 )
 
 
-def save(path: Path, state: TrainState, fingerprint: str) -> None:
+def save(path: Path, state: TrainState, fingerprint: str, *, keep_before: bool = True) -> None:
     """Write the state; returns when it is on the disk."""
-    write(path, snapshot(state, fingerprint))
+    write(path, snapshot(state, fingerprint), keep_before=keep_before)
 
 
 def snapshot(state: TrainState, fingerprint: str) -> dict[str, Any]:
@@ -28,10 +28,13 @@ def snapshot(state: TrainState, fingerprint: str) -> dict[str, Any]:
     return {"fingerprint": fingerprint, "state": _copied(state.state_dict())}
 
 
-def write(path: Path, saved: dict[str, Any]) -> None:
+def write(path: Path, saved: dict[str, Any], *, keep_before: bool = True) -> None:
     """Write aside, make sure it is on the disk, then put it in the last one's place.
 
-    The one before the last is kept as well, for a disk that loses what it had taken.
+    Args:
+        path: of the last state.
+        saved: from `snapshot`.
+        keep_before: the one before the last, for a disk that loses what it had taken.
 
     Raises:
         OSError: the disk is full, or the file may not be written; what was there is kept.
@@ -46,7 +49,7 @@ def write(path: Path, saved: dict[str, Any]) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)  # on a full disk its room is needed
         raise
-    if path.exists():
+    if keep_before and path.exists():
         path.replace(before(path))
     partial.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)

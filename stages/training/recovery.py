@@ -111,7 +111,8 @@ class Recovery:
     def keep_mark(self, state: TrainState) -> None:
         """Keep the state to roll back to, if it is good, beside the one before it."""
         if self.runtime.is_main and self.guard.is_good(state):
-            checkpoint.save(self.folder / f"good-{state.step:09d}.pt", state, self.fingerprint)
+            mark = self.folder / f"good-{state.step:09d}.pt"
+            checkpoint.save(mark, state, self.fingerprint, keep_before=False)
             for step in [step for step in self.marks() if step <= state.step][:-MARKS_KEPT]:
                 self.marks()[step].unlink()
 

@@ -19,7 +19,7 @@ from stages.params import Params, check_params, load_params
 from stages.planning import rates
 from stages.planning.amounts import count, duration, size
 from stages.planning.counts import Counts, count_images
-from stages.planning.estimate import Plan, StagePlan, makespan, shares_of, warnings_of
+from stages.planning.estimate import Plan, StagePlan, makespan, shares_of, states_kept, warnings_of
 from stages.planning.machine import Hardware
 from stages.planning.rates import Machine
 from stages.planning.trainings import Work
@@ -176,6 +176,18 @@ def test_hosts_share_pretrainings_images_and_time(root: Path):
         assert machine.share == images
         assert shares_of(asked, machine, works["pretrain"].trainings[0]) == shares
         assert shares_of(asked, machine, works["finetune@0.1"].trainings[0]) == 1
+
+
+def test_room_is_for_every_state_that_lies_on_the_disk_at_a_time(root: Path):
+    params = params_of(root, "quick")
+    works = {work.stage: work for work in work_of(params, FASHION)}
+    pretrain, tuning = (works[one].trainings[0] for one in ("pretrain", "finetune@0.1"))
+    rolls_back = params.pretrain.model_copy(update={"on_non_finite": "rollback"})
+    stops = params.pretrain.model_copy(update={"on_non_finite": "stop"})
+    for asked, states in ((rolls_back, 6), (stops, 4)):
+        changed = params.model_copy(update={"pretrain": asked})
+        assert states_kept(changed, pretrain) == states
+        assert states_kept(changed, tuning) == 3
 
 
 def test_keys_that_warnings_name_exist(root: Path):
