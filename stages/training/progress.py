@@ -20,17 +20,27 @@ class Progress:
 
     def __init__(self, name: str, total_steps: int, state: TrainState, runtime: Runtime) -> None:
         self.name, self.total_steps, self.runtime = name, total_steps, runtime
-        self.start_step, self.begun = state.step, time.perf_counter()
         self.told_at = -math.inf
-        self.file = ProgressFile(name, state.step, total_steps) if runtime.is_main else None
         self.on_terminal = runtime.is_main and runtime.is_alone and sys.stderr.isatty()
+        self._begin(state.step)
+
+    def _begin(self, step: int) -> None:
+        self.start_step, self.begun = step, time.perf_counter()
+        self.file = (
+            ProgressFile(self.name, step, self.total_steps) if self.runtime.is_main else None
+        )
         self.bar = tqdm(
-            total=total_steps,
-            initial=state.step,
-            desc=name,
+            total=self.total_steps,
+            initial=step,
+            desc=self.name,
             unit="step",
             disable=not self.on_terminal,
         )
+
+    def restart(self, step: int) -> None:
+        """After a rollback: rate and time left are of what is done from this step on."""
+        self.bar.close()
+        self._begin(step)
 
     def __enter__(self) -> "Progress":
         return self

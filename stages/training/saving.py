@@ -1,6 +1,7 @@
 """When a training is saved and continued, by one process or by several that must agree.
 
-States are written aside while training goes on: a step waits for a copy, never for the disk.
+States are written aside while training goes on: a step waits for a copy, never for the disk. Only
+marks, which a run may roll back to (see `recovery`), are written between two steps.
 """
 
 import socket
@@ -67,9 +68,13 @@ class Saver:
     ) -> None:
         self.path, self.fingerprint, self.runtime = path, fingerprint, runtime
         self.every_seconds = every_seconds
-        self.saved_step, self._saved_at = step, time.perf_counter()
+        self.restart(step)
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
+
+    def restart(self, step: int) -> None:
+        """Training goes on from this step, whose state is on the disk."""
+        self.saved_step, self._saved_at = step, time.perf_counter()
 
     def __enter__(self) -> "Saver":
         return self
@@ -79,6 +84,8 @@ class Saver:
 
     def after_step(self, state: TrainState, *, stop: bool, last: bool) -> bool:
         """Save if that is due; whether some process is to stop, upon which the state is saved.
+
+        It is not if it isn't finite; `saved_step` of the main process tells.
 
         Raises:
             UserError: what was to be saved can't be; the last good state is kept.
@@ -120,13 +127,14 @@ class Saver:
             try:
                 if _is_finite(saved):  # looked for here, where no step waits
                     checkpoint.write(self.path, saved)
+                    self.saved_step = saved["state"]["step"]
             except BaseException as error:  # handed over, and raised where training sees it
                 self._failure = error
 
         # No daemon: a process that ends for another reason still finishes what it has begun.
         self._writer = threading.Thread(target=work, name="save")
         self._writer.start()
-        self.saved_step, self._saved_at = state.step, time.perf_counter()
+        self._saved_at = time.perf_counter()
 
     def wait(self) -> None:
         """Return when what was begun is on the disk.

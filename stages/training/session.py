@@ -145,6 +145,8 @@ class Session:
                     return
                 saver.close()
                 story = recovery.recover(state, broken)
+                saver.restart(state.step)
+                progress.restart(state.step)
                 if runtime.is_main:
                     say(story)
 
@@ -217,9 +219,15 @@ class _AfterStep:
         self.progress.advance(state.step)
         stopping = self.saver.after_step(state, stop=bool(self.stop), last=last)
         if stopping and not last:
+            saved_step = int(self.runtime.from_main(str(self.saver.saved_step)))
+            saved = (
+                "and saved it"
+                if saved_step == state.step
+                else f"whose numbers are not finite; the state of step {saved_step} is kept"
+            )
             raise StoppedTogether(
                 f"{self.session.name} stopped on {self.stop.signal_name or 'another process'} "
-                f"after step {state.step} of {self.session.total_steps}, and saved it.\n"
+                f"after step {state.step} of {self.session.total_steps}, {saved}.\n"
                 "  The same command continues there."
             )
 

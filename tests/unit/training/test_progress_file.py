@@ -3,9 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from stages.records import PROGRESS_FOLDER, read_json
+from stages.training.progress import Progress
 from stages.training.progress_file import ProgressFile, expect_trainings
+from stages.training.runtime import Runtime
+from stages.training.state import TrainState
 
 NAME = "finetune/0.01 layer 1 seed 0"
 
@@ -65,3 +70,17 @@ def test_nothing_is_written_where_nobody_watches(tmp_path: Path, monkeypatch: py
     expect_trainings(9)
     ProgressFile(NAME, 0, 100).tell(100)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_after_a_rollback_time_left_is_of_the_steps_done_since(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+):
+    model = nn.Linear(1, 1)
+    state = TrainState(model, torch.optim.SGD(model.parameters(), lr=1.0))
+    with Progress("test", 100, state, Runtime(torch.device("cpu"))) as progress:
+        clock[0] += 1000
+        progress.restart(10)
+        assert progress.bar.n == 10
+        clock[0] += 5
+        progress.tell({"step": 15, "loss": 2.5, "images_per_second": 8.0})
+    assert "step 15/100, loss 2.5, 8 images/s, 1 min 25 s left" in capsys.readouterr().out

@@ -20,6 +20,7 @@ from stages.errors import Interrupted, StageError
 from stages.models.batch_norm import use_global_batch_norm
 from stages.models.simclr import build_encoder, build_simclr
 from stages.optim.build import build_optimizer
+from stages.records import PROGRESS_FOLDER, read_json
 from stages.training import checkpoint
 from stages.training.batches import Batch, ViewLoader
 from stages.training.loop import Watched
@@ -176,6 +177,47 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path: Path):
     assert all(bool(weights.isfinite().all()) for weights in saved["model"].values())
 
 
+def test_a_stop_says_so_where_the_state_was_not_worth_saving(tmp_path: Path):
+    def spoil_and_stop(state: TrainState, _: Batch) -> None:
+        next(iter(state.model.parameters())).data.fill_(torch.inf)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    spoilt = acting_once(7, spoil_and_stop)
+    words = "after step 8 of 12, whose numbers are not finite; the state of step 0 is kept"
+    with pytest.raises(Interrupted, match=words):
+        run(tmp_path, Guard(), 0.5, wrap=spoilt, log_every_steps=100)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mark_made_again_leaves_nothing_of_the_one_before(tmp_path: Path):
+    """A run that is killed does some steps again, and their marks with them."""
+    stopped = acting_once(3, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        run(tmp_path, ROLLS_BACK, 0.5, wrap=stopped)
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, ROLLS_BACK, 0.5, wrap=acting_once(9, lambda *_: 1 / 0))
+    run(tmp_path, ROLLS_BACK, 0.5)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"last.pt", "last.before.pt", "good-000000010.pt", "good-000000012.pt"}
+
+
+def test_who_watches_sees_a_run_go_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(PROGRESS_FOLDER, str(tmp_path / "progress"))
+    seen = []
+
+    def wrap(step: Step) -> Step:
+        def wrapped(state: TrainState, batch: Batch) -> Watched:
+            if state.lr_factor < 1 and not seen:  # the first step after the first rollback
+                told = read_json(tmp_path / "progress/training/test.json")
+                seen.append((state.step, told["step"]))
+            return step(state, batch)
+
+        return wrapped
+
+    run(tmp_path / "run", ROLLS_BACK, wrap=wrap)
+    assert seen == [(2, 2)]
+
+
 def test_black_images_collapse_and_the_run_stops_or_goes_on_as_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -198,9 +240,9 @@ def test_rows_tell_gradient_weights_and_how_far_an_update_moved_them(tmp_path: P
 def after_a_second(write: Callable[..., None]) -> Callable[..., None]:
     """A slow disk: the file that is to be replaced is there all the while."""
 
-    def late(path: Path, saved: dict[str, Any]) -> None:
+    def late(path: Path, saved: dict[str, Any], **how: bool) -> None:
         time.sleep(1)
-        write(path, saved)
+        write(path, saved, **how)
 
     return late
 

@@ -73,6 +73,16 @@ def test_who_is_told_to_stop_has_the_state_on_disk_before_going(tmp_path: Path):
     assert saver.saved_step == 3
 
 
+def test_after_a_rollback_the_next_save_is_a_whole_interval_away(tmp_path: Path):
+    saver = a_saver(tmp_path, every_seconds=0.5)
+    time.sleep(0.6)
+    saver.restart(4)
+    saver.after_step(a_state(5), stop=False, last=False)
+    saver.close()
+    assert not (tmp_path / "last.pt").exists()
+    assert saver.saved_step == 4
+
+
 @on_linux
 @pytest.mark.parametrize("stop", [False, True])
 def test_a_disk_that_fills_up_is_told_and_the_last_good_state_kept(tmp_path: Path, stop: bool):
