@@ -58,6 +58,7 @@ class OnlineProbe:
     k: int
     l2: float
     device: torch.device
+    names = ("online_knn", "online_linear")
 
     def is_due(self, step: int, total_steps: int) -> bool:
         return step % self.every_steps == 0 or step == total_steps
@@ -81,10 +82,8 @@ class OnlineProbe:
         linear = next(
             regularisation_path(labelled_ND, classes_N, n_classes, [self.l2], LINEAR_ITERATIONS)
         )
-        return {
-            "online_knn": right(votes_MK, classes_M),
-            "online_linear": right(linear(validation_MD), classes_M),
-        }
+        shares = right(votes_MK, classes_M), right(linear(validation_MD), classes_M)
+        return dict(zip(self.names, shares, strict=True))
 
 
 def open_online_probe(

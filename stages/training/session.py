@@ -27,6 +27,9 @@ from stages.training.watch import UpdateWatch
 class Probe(Protocol):
     """A look at the state from outside, at intervals; its numbers join the curve's row."""
 
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
     def is_due(self, step: int, total_steps: int) -> bool: ...
 
     def __call__(self, state: TrainState) -> dict[str, float]: ...
@@ -123,6 +126,8 @@ class Session:
                 lambda: self.stop_if_asked(runtime, stop, state),
             )
             recovery.begin(state)
+            with self._event_files(runtime, state) as after.event_files:
+                after.complete_row(state)
             while state.step < self.total_steps:
                 after.begin(state)
                 try:
@@ -253,11 +258,24 @@ class _AfterStep:
         broken = [name for name, value in row.items() if not math.isfinite(value)]
         if broken:
             raise NonFinite(state.step, " and ".join(broken))
-        if self.probe is not None and self.runtime.is_main and self._probe_due(state.step):
-            row |= self.probe(state)
         state.curve.append(row)
+        self._complete(state)
         self.logged_at, self.logged_step = time.perf_counter(), state.step
         self.waited_logged = self.waited.seconds
+
+    def complete_row(self, state: TrainState) -> None:
+        """What an interruption left undone: the probe reads images, which may be out of reach."""
+        if not state.curve or state.curve[-1]["step"] != state.step or self.probe is None:
+            return
+        if self._probe_due(state.step) and not state.curve[-1].keys() >= set(self.probe.names):
+            self._complete(state)
+            self._look_for_a_collapse(state)
+
+    def _complete(self, state: TrainState) -> None:
+        """The probe's numbers join the last row, which is then told."""
+        row = state.curve[-1]
+        if self.probe is not None and self.runtime.is_main and self._probe_due(state.step):
+            row |= self.probe(state)
         self.event_files.write(row)
         self.progress.tell(row)
 

@@ -199,9 +199,11 @@ def under_dvc(
     said = ""
     for line in dvc.stdout:
         said += line
-        if words in line:
+        if "steps of" in line:
             break
-    else:
+    if words not in said:
+        os.killpg(dvc.pid, signal.SIGKILL)  # the stage sees that and ends, and saves a last time
+        dvc.communicate(timeout=60)
         pytest.fail(said)
     found = [
         process

@@ -1,5 +1,7 @@
 """The online probe looks from outside: what is learnt is the same with it and without it."""
 
+import csv
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ import yaml
 from stages import pretrain
 from stages.data.index import read_index
 from stages.data.store import ImageStore
-from stages.errors import UserError
+from stages.errors import Interrupted, UserError
 from stages.evaluation.features import state_digest
 from stages.params import Params, check_params
 from stages.records import read_json
@@ -148,3 +150,34 @@ def test_without_labels_it_says_what_to_do(write: Write, monkeypatch: pytest.Mon
     )
     with pytest.raises(UserError, match=r"needs labelled images.*\n.*online_probe.every: null"):
         opened(params)
+
+
+@pytest.mark.parametrize("cut_at", [3, 6])
+def test_a_look_that_was_cut_off_is_taken_when_the_run_continues(
+    write: Write, monkeypatch: pytest.MonkeyPatch, cut_at: int
+):
+    """Images at an address may be out of reach, also after the last step."""
+
+    def curve() -> list[dict[str, str]]:
+        timed = {"images_per_second", "waited_share"}
+        with Path("plots/pretrain.csv").open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [{name: row[name] for name in row.keys() - timed} for row in rows]
+
+    write(every="3 steps")
+    pretrain.main()
+    unbroken = curve()
+    shutil.rmtree("artifacts/pretrain")
+    look = OnlineProbe.__call__
+
+    def cut_off(probe: OnlineProbe, state: TrainState) -> dict[str, float]:
+        if state.step == cut_at:
+            raise Interrupted("the bucket can't be reached")
+        return look(probe, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OnlineProbe, "__call__", cut_off)
+        with pytest.raises(Interrupted):
+            pretrain.main()
+    pretrain.main()
+    assert curve() == unbroken
