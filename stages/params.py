@@ -500,6 +500,10 @@ class PretrainParams(Section):
     warmup: Annotated[Duration | None, Field(description="null: none")] = None
     batch_size: Annotated[int, Field(ge=2, description="images per step, all processes")]
     temperature: Annotated[float, Field(gt=0, le=1)]
+    decode_on: Annotated[
+        Literal["cpu", "gpu"],
+        Field(description="gpu: JPEG files there, whose pixels differ a little from the CPU's"),
+    ] = "cpu"
     batch_norm_images: Annotated[
         Count | None,
         Field(
@@ -1073,6 +1077,12 @@ class Params(Section):
                 f"distill.small needs a self-distilled teacher per seed: {small} seeds asked for, "
                 f"distill.same has {same}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _decoded_where_views_are_made(self) -> Self:
+        if self.pretrain.decode_on == "gpu" and self.runtime.views_on == "cpu":
+            raise ValueError("pretrain.decode_on gpu needs the views there: runtime.views_on auto")
         return self
 
     @model_validator(mode="after")

@@ -42,11 +42,8 @@ def decode_plain_jpeg(
     """
     if simplejpeg is None:
         return None
-    shape = _shape(data)
-    # Pillow makes colour grey from RGB, and JPEG's own luma differs from that by rounding.
-    if shape is None or shape[0] * shape[1] > max_pixels or (channels == 1 and shape[2] == 3):
-        return None
-    if out_HWC is not None and out_HWC.shape != (shape[0], shape[1], channels):
+    size = plain_size(data, channels, max_pixels)
+    if size is None or (out_HWC is not None and out_HWC.shape != (*size, channels)):
         return None
     try:
         # strict: what libjpeg only warns of is damage too.
@@ -55,6 +52,15 @@ def decode_plain_jpeg(
         )
     except ValueError:
         return None
+
+
+def plain_size(data: bytes, channels: int, max_pixels: int) -> tuple[int, int] | None:
+    """Height and width of a picture that is the plain case, else None; arguments as above."""
+    shape = _shape(data)
+    # Pillow makes colour grey from RGB, and JPEG's own luma differs from that by rounding.
+    if shape is None or shape[0] * shape[1] > max_pixels or (channels == 1 and shape[2] == 3):
+        return None
+    return shape[:2]
 
 
 def _shape(data: bytes) -> tuple[int, int, int] | None:

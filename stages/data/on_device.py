@@ -21,6 +21,8 @@ CANVAS_PIXELS = CANVAS_IMAGES * 512 * 512  # at most, in all of them
 
 def to_device(images: Tensor | Sequence[Tensor], device: torch.device) -> Tensor | list[Tensor]:
     """Images as `ImageStore.images` gives them, on the device; in memory as they were."""
+    if images[0].is_cuda:  # decoded there
+        return images if isinstance(images, Tensor) else list(images)
     if isinstance(images, Tensor):
         return _pinned(images, device).to(device, non_blocking=True)
     shapes_BHWC = [image.permute(1, 2, 0).shape for image in images]

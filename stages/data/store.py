@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stages.data.block_order import BlockOrder, Mixing, mixing
 from stages.data.cache import ShardsAt
-from stages.data.fast_jpeg import decode_plain_jpeg
+from stages.data.fast_jpeg import decode_plain_jpeg, plain_size
 from stages.data.images import DamagedImageError, decode
 from stages.data.index import Index, read_index, read_members
 from stages.data.member_table import MemberTable
@@ -137,6 +137,10 @@ class ImageStore:
         if isinstance(found, list):
             return [torch.from_numpy(image_CHW) for image_CHW in found]
         return torch.from_numpy(found)
+
+    def plain_jpegs(self, positions_B: NDArray[np.int64]) -> list[bytes | None]:
+        """The files of images that `fast_jpeg` takes for plain, for a decoder of another kind."""
+        return self._reader.plain_jpegs(self._rows[positions_B])
 
     def order(self, seed: int) -> Order:
         """Which image of this store stands at which place of an epoch.
@@ -288,6 +292,18 @@ class _Reader:
         first, last = int(self.table.shard[rows_B].min()), int(self.table.shard[rows_B].max())
         if last - first <= 1:
             self.shards.read_ahead(range(last + 1, min(last + 2, int(self.table.shard[-1]) + 1)))
+
+    def plain_jpegs(self, rows_B: NDArray[np.int64]) -> list[bytes | None]:
+        """None where a file is not plain, or its picture not of the size that the index says."""
+        self._expect_what_follows(rows_B)
+        table, found = self.table, []
+        where = (column[rows_B].tolist() for column in (table.shard, table.offset, table.n_bytes))
+        sizes = (column[rows_B].tolist() for column in (table.height, table.width))
+        for height, width, *at in zip(*sizes, *where, strict=True):
+            data = self.shards.read(*at)
+            plain = plain_size(data, self.channels, self.max_pixels)
+            found.append(data if plain == (height, width) else None)
+        return found
 
     def _decode_each(self, rows_B: NDArray[np.int64], places: Sequence[NDArray[np.uint8]]) -> None:
         """Each image to its place, (H, W, C)."""

@@ -115,7 +115,6 @@ class ViewLoader:
         self.store.read_ahead(self.order.shards_ahead(step, self.batch_size))
         epoch, positions = self.order.global_batch(step, self.batch_size)
         positions_B = positions[self.rows]
-        images = self.store.images(positions_B)
         draw = partial(
             make_views,
             recipe=self.recipe,
@@ -125,9 +124,11 @@ class ViewLoader:
             n_views=self.n_views,
         )
         if self.device.type == "cuda":
-            views_VBCHW = self._beside_training(lambda: draw(to_device(images, self.device)))
+            views_VBCHW = self._beside_training(
+                lambda: draw(to_device(self.store.images(positions_B), self.device))
+            )
         else:
-            views_VBCHW = draw(images)
+            views_VBCHW = draw(self.store.images(positions_B))
         if self.pinned:
             views_VBCHW = views_VBCHW.pin_memory()
         return Batch(views_VBCHW, positions_B, self.store.class_tensor(positions_B))

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from stages.data.gpu_jpeg import GpuDecoder
 from stages.data.store import ImageStore
 from stages.errors import UserError, say
 from stages.losses.build import ContrastiveLoss, build_loss
@@ -15,7 +16,7 @@ from stages.models.momentum import MomentumEncoder, NegativeQueue
 from stages.models.resnet import Recompute
 from stages.models.simclr import SimCLR, build_encoder, build_simclr
 from stages.params import Params, PretrainParams
-from stages.training.batches import Batch, ViewLoader
+from stages.training.batches import Batch, Images, ViewLoader
 from stages.training.fitting import CHOICES, Fit, fit_batch
 from stages.training.images import open_images
 from stages.training.loading import loader_of
@@ -35,16 +36,33 @@ def open_store(params: Params) -> ImageStore:
 
 
 def load_views(params: Params, store: ImageStore, runtime: Runtime, batch_size: int) -> ViewLoader:
-    """This process's share of batches of two views of each image."""
+    """This process's share of batches of two views of each image.
+
+    Raises:
+        UserError: a GPU is asked for, and is not there or can't do it.
+    """
     batch_size = min(batch_size, store.n_images)
     return loader_of(params, runtime)(
-        store,
+        images_of(params, store, runtime),
         view_recipe(params.pretrain.views, params.data.image_size),
         batch_size,
         n_views=N_VIEWS,
         seed=params.pretrain.seed,
         rows=runtime.rows(batch_size),
     )
+
+
+def images_of(params: Params, store: ImageStore, runtime: Runtime) -> Images:
+    """The store, or what decodes its files on the GPU."""
+    if params.pretrain.decode_on == "cpu":
+        return store
+    if runtime.device.type != "cuda":
+        raise UserError(
+            "params.yaml asks for pretrain.decode_on: gpu, but training runs on "
+            f"{runtime.device}.\n"
+            "  Write cpu: the pixels are not the same, so that is not decided for you."
+        )
+    return GpuDecoder(store, params.data.channels, runtime.device)
 
 
 def build_state(

@@ -37,16 +37,18 @@ from PIL import Image
 
 from stages.data.build import Wanted, build_shards
 from stages.data.folders import read_class_folders
+from stages.data.gpu_jpeg import GpuDecoder
 from stages.data.on_device import to_device
 from stages.data.random_numbers import key_hashes
 from stages.data.splits import SplitSizes
 from stages.data.store import ImageStore
 from stages.data.views import ViewRecipe, make_views
+from stages.errors import UserError
 from stages.models.batch_norm import normalise_rows_together
 from stages.models.resnet import Recompute
 from stages.models.simclr import build_encoder, build_simclr
 from stages.optim.build import build_optimizer
-from stages.training.batches import Batch, ViewLoader
+from stages.training.batches import Batch, Images, ViewLoader
 from stages.training.micro_batches import Passes
 from stages.training.runtime import Runtime
 from stages.training.state import TrainState
@@ -241,24 +243,39 @@ def measure_views(
     share = both["images_per_second"] / eager["images_per_second"]
     beside_eager = {"target": END_TO_END_AIM, "peer": "compute eager"}
     yield {"name": "views + compute", **both, "ratio": share} | beside_eager
-    loader = ViewLoader(
-        store,
-        case.recipe,
-        min(case.batch, store.n_images),
-        n_views=2,
-        seed=0,
-        device=case.device,
-        n_threads=case.threads,
-    )
-    with closing(loader.batches(0, sys.maxsize)) as batches:
-        alone = rate(case, lambda: next(batches), over_all=True)
-    share = alone["images_per_second"] / eager["images_per_second"]
-    yield {"name": "loader alone", **alone, "ratio": share, "target": 1.0, "peer": "compute eager"}
-    with closing(loader.batches(0, sys.maxsize)) as batches:
-        # Over all of the time: how long a step takes depends on which batch was ready.
-        found = rate(case, lambda: step(state, next(batches)), over_all=True)
-    share = found["images_per_second"] / eager["images_per_second"]
-    yield {"name": "end to end from shards", **found, "ratio": share} | beside_eager
+    for name, images in with_decoder(case, store):
+        loader = ViewLoader(
+            images,
+            case.recipe,
+            min(case.batch, store.n_images),
+            n_views=2,
+            seed=0,
+            device=case.device,
+            n_threads=case.threads,
+        )
+        with closing(loader.batches(0, sys.maxsize)) as batches:
+            alone = rate(case, partial(next, batches), over_all=True)
+        share = alone["images_per_second"] / eager["images_per_second"]
+        beside_alone = {"target": 1.0, "peer": "compute eager"}
+        yield {"name": f"loader alone{name}", **alone, "ratio": share} | beside_alone
+        with closing(loader.batches(0, sys.maxsize)) as batches:
+            # Over all of the time: how long a step takes depends on which batch was ready.
+            work = partial(step_on_the_next, step, state, batches)
+            found = rate(case, work, over_all=True)
+        share = found["images_per_second"] / eager["images_per_second"]
+        yield {"name": f"end to end from shards{name}", **found, "ratio": share} | beside_eager
+
+
+def with_decoder(case: Case, store: ImageStore) -> Iterator[tuple[str, Images]]:
+    yield "", store
+    try:
+        yield ", decoding on the GPU", GpuDecoder(store, 3, case.device)
+    except UserError as error:
+        print(error, file=sys.stderr)
+
+
+def step_on_the_next(step: Step, state: TrainState, batches: Iterator[Batch]) -> object:
+    return step(state, next(batches))
 
 
 def measure_peers(case: Case, batch: Batch) -> dict[str, dict[str, Any]]:

@@ -91,6 +91,11 @@ def test_a_memory_is_for_nt_xent_alone(written: dict[str, Any], kind: str, memor
     assert f"loss.kind {kind} knows no memory (memory.kind is {memory})" in message
 
 
+def test_files_are_decoded_on_a_gpu_where_views_are_made(written: dict[str, Any]):
+    written["pretrain"]["decode_on"] = "gpu"
+    assert "needs the views there" in message_for(written, "runtime.views_on", "cpu")
+
+
 def test_linear_evaluation_by_sgd_needs_its_settings(written: dict[str, Any]):
     written["probe"]["method"] = "sgd"
     check_params(written)

@@ -11,13 +11,17 @@ from PIL import Image
 from stages.data import fast_jpeg
 from stages.data.build import Wanted, build_shards
 from stages.data.folders import read_class_folders
+from stages.data.gpu_jpeg import GpuDecoder
 from stages.data.images import decode
 from stages.data.splits import SplitSizes
 from stages.data.store import ImageStore
 from stages.errors import UserError
 
+# torchvision's decoder is to move to torchcodec; see gpu_jpeg.
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
 N = 30
 MAX_PIXELS = 100_000
+FEW = np.arange(5)
 
 
 def photo(number: int, height: int, width: int) -> bytes:
@@ -93,3 +97,69 @@ def test_a_photo_that_shrank_since_the_index_was_written_is_refused(tmp_path: Pa
             file.write(data)
     with pytest.raises(UserError, match="not what the index says"):
         store.images(np.arange(store.n_images))
+
+
+def store_of(folder: Path, one_size: bool, channels: int) -> ImageStore:
+    shards = make(folder, lambda n: 60 if one_size else 60 + n, channels)
+    return ImageStore.open(
+        shards, "train", with_labels=True, channels=channels, max_pixels=MAX_PIXELS, cache_bytes=0
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("one_size", [True, False])
+def test_a_decoder_of_batches_gets_the_plain_files_and_the_rest_is_decoded_here(
+    tmp_path: Path, one_size: bool, channels: int, monkeypatch: pytest.MonkeyPatch
+):
+    """On the CPU, where torchvision's decoder is libjpeg as well: the same pixels."""
+    store = store_of(tmp_path, one_size, channels)
+    decoder = GpuDecoder(store, channels, torch.device("cpu"))
+    handed, decode_them = [], GpuDecoder._decode
+    monkeypatch.setattr(
+        GpuDecoder,
+        "_decode",
+        lambda self, files: handed.append(len(files)) or decode_them(self, files),
+    )
+    positions = np.random.default_rng(0).permutation(store.n_images)
+    found, expected = decoder.images(positions), store.images(positions)
+    assert isinstance(found, torch.Tensor) == one_size
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+    kinds = [int(store.keys[position].split("/")[1]) % 5 for position in positions]
+    assert handed == [sum(kind in ({2} if channels == 1 else {2, 3, 4}) for kind in kinds)]
+
+
+def test_what_a_decoder_of_batches_refuses_is_decoded_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = store_of(tmp_path, one_size=False, channels=3)
+    decoder = GpuDecoder(store, 3, torch.device("cpu"))
+    monkeypatch.setattr(ImageStore, "plain_jpegs", lambda _, places: [b"none"] * len(places))
+    for one, other in zip(decoder.images(FEW), store.images(FEW), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_decoder_that_is_not_there_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: object) -> None:
+        raise RuntimeError("not compiled with nvJPEG support\nmore")
+
+    monkeypatch.setattr("torchvision.io.decode_jpeg", refuse)
+    store = store_of(tmp_path, one_size=True, channels=3)
+    with pytest.raises(UserError, match=r"decode_on: gpu, and that fails.*nvJPEG support\n  Write"):
+        GpuDecoder(store, 3, torch.device("cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("one_size", [True, False])
+def test_a_gpu_decodes_nearly_the_same_pixels(tmp_path: Path, one_size: bool, channels: int):
+    store = store_of(tmp_path, one_size, channels)
+    positions = np.arange(store.n_images)
+    found = GpuDecoder(store, channels, torch.device("cuda")).images(positions)
+    for one, other in zip(found, store.images(positions), strict=True):
+        assert one.device.type == "cuda"
+        assert one.shape == other.shape
+        assert (one.cpu().float() - other.float()).abs().mean() < 3

@@ -14,6 +14,7 @@ from stages.models.simclr import build_encoder
 from stages.optim.lars import LARS
 from stages.params import OptimizerParams, Params, ViewParams, check_params
 from stages.training.loading import loader_of
+from stages.training.pretraining import images_of
 from stages.training.recipes import evaluation_recipe, optimizer_for, view_recipe
 from stages.training.runtime import Runtime
 
@@ -136,3 +137,12 @@ def test_views_on_a_gpu_need_one():
     )
     with pytest.raises(UserError, match=r"runtime.views_on: gpu, but training runs on cpu"):
         loader_of(on_gpu, Runtime(torch.device("cpu")))
+
+
+def test_decoding_on_a_gpu_needs_one():
+    params = params_with()
+    on_gpu = params.model_copy(
+        update={"pretrain": params.pretrain.model_copy(update={"decode_on": "gpu"})}
+    )
+    with pytest.raises(UserError, match=r"decode_on: gpu, but training runs on cpu.\n  Write cpu"):
+        images_of(on_gpu, None, Runtime(torch.device("cpu")))  # type: ignore[arg-type]
