@@ -10,6 +10,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
+@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")  # see gpu_jpeg
 def test_every_check_holds_and_every_figure_is_there(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -37,6 +38,7 @@ def test_every_check_holds_and_every_figure_is_there(
         "views + compute",
         "loader alone",
         "end to end from shards",
+        "end to end from shards, decoding on the GPU",
     } <= set(figures)
     assert all(figure["images_per_second"] > 0 for figure in figures.values())
     # 2 x 1.8e9 multiplications and additions at 224 pixels, two views, there and twice back
