@@ -18,7 +18,8 @@ from stages.errors import run_stage
 from stages.evaluation.classify import import_ahead
 from stages.evaluation.features import state_digest
 from stages.models.simclr import Classifier, SimCLR, build_classifier
-from stages.params import Params, StudentParams, load_params
+from stages.params import Params, load_params
+from stages.sections.students import StudentParams
 from stages.training.classifier import Examiner, Schooling, labelled_keys, open_split
 from stages.training.fingerprint import fingerprint
 from stages.training.outcomes import Trained, conclude

@@ -8,7 +8,8 @@ from pathlib import Path
 from stages.errors import UserError, run_stage
 from stages.evaluation.classify import import_ahead
 from stages.models.simclr import SimCLR, build_classifier
-from stages.params import FinetuneOverride, Params, load_params
+from stages.params import Params, load_params
+from stages.sections.labels import FinetuneOverride
 from stages.training.classifier import Examiner, Schooling, labelled_keys, open_split
 from stages.training.fingerprint import fingerprint
 from stages.training.outcomes import Trained, conclude

@@ -13,8 +13,9 @@ from typing import Any
 
 from stages.data.folders import files_below
 from stages.errors import StageError, run_stage
-from stages.params import DataParams, load_params
+from stages.params import load_params
 from stages.records import read_json, write_json
+from stages.sections.data import DataParams
 
 LISTING = Path("data/listing.json")
 _INDEX = "index.json"  # of published shards; it covers all others

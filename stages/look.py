@@ -20,7 +20,7 @@ from stages.data.layout import recognise
 from stages.data.reading import read_source
 from stages.data.sources import SPLITS, Picture, Source
 from stages.errors import run_stage
-from stages.params import DataParams
+from stages.sections.data import DataParams
 
 DECODED = 400  # images, spread over all by the hash of their key
 _MAX_PIXELS = 100_000_000

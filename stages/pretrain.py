@@ -16,8 +16,10 @@ from stages.errors import UserError, run_stage, say
 from stages.importing.start import network_to_start_from
 from stages.models.simclr import SimCLR
 from stages.optim.schedules import scaled_lr
-from stages.params import WATCHING, Params, PretrainParams, duration_in_steps, load_params
+from stages.params import Params, load_params
 from stages.records import write_record
+from stages.sections.kinds import duration_in_steps
+from stages.sections.pretraining import WATCHING, PretrainParams
 from stages.training.alike import ending_alike
 from stages.training.batches import ViewLoader
 from stages.training.fingerprint import fingerprint

@@ -23,8 +23,9 @@ from stages.models.heads import LinearClassifier
 from stages.models.linear_evaluation import LinearEvaluation
 from stages.models.resnet import ResNet
 from stages.models.simclr import SimCLR
-from stages.params import Params, ProbeParams, load_params
+from stages.params import Params, load_params
 from stages.records import write_results
+from stages.sections.labels import ProbeParams
 from stages.training.classifier import Schooling, labelled_keys, open_split
 from stages.training.fingerprint import fingerprint
 from stages.training.products import build_from, read_product, seeded

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import UserError, run_stage
-from stages.params import Params, duration_in_steps, load_params
+from stages.params import Params, load_params
+from stages.sections.kinds import duration_in_steps
 from stages.training.classifier import Examiner, Schooling, labelled_keys, open_split
 from stages.training.fingerprint import fingerprint
 from stages.training.images import open_images

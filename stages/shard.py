@@ -14,8 +14,10 @@ from stages.data.reading import read_source
 from stages.data.remote import Remote
 from stages.data.splits import SplitSizes
 from stages.errors import run_stage
-from stages.params import DataParams, RuntimeParams, load_params
+from stages.params import load_params
 from stages.records import write_record
+from stages.sections.data import DataParams
+from stages.sections.runtime import RuntimeParams
 
 SHARDS, WORKDIR = Path("data/shards"), Path("runs/shard")
 

@@ -13,8 +13,9 @@ from stages.data.index import Index, read_index, read_members
 from stages.data.label_fractions import choose_labelled, read_subset
 from stages.data.member_table import MemberTable
 from stages.errors import UserError, run_stage
-from stages.params import LABEL_LISTS, load_params
+from stages.params import load_params
 from stages.records import write_record
+from stages.sections.kinds import LABEL_LISTS
 
 SHARDS, SUBSETS = Path("data/shards"), Path("data/subsets")
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import run_stage
-from stages.params import Params, SupervisedOverride, load_params
+from stages.params import Params, load_params
+from stages.sections.labels import SupervisedOverride
 from stages.training.classifier import Examiner, Schooling, labelled_keys, open_split
 from stages.training.fingerprint import fingerprint
 from stages.training.outcomes import Trained, conclude

@@ -14,7 +14,8 @@ import numpy as np
 from pipeline.report.methods import Method, methods_of, record_name, sized_record, student
 from pipeline.report.reading import Arrays, Record, read_arrays, read_curve, read_if_there
 from pipeline.report.statistics import half_width
-from stages.params import Params, encoder_name
+from stages.params import Params
+from stages.sections.networks import encoder_name
 
 
 @dataclass(frozen=True)

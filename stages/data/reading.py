@@ -11,7 +11,7 @@ from stages.data.torchvision_source import read_torchvision
 from stages.data.unlabelled import add_unlabelled
 from stages.data.webdataset_source import read_webdataset
 from stages.errors import UserError
-from stages.params import DataParams
+from stages.sections.data import DataParams
 
 RAW = Path("data/raw")  # what is downloaded is kept there
 

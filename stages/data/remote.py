@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from stages.errors import Interrupted, UserError
-from stages.params import problem_of_address
+from stages.sections.data import problem_of_address
 
 PART_BYTES = 8 * 2**20
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries

@@ -25,7 +25,8 @@ from stages.data.torchvision_source import KINDS, read_torchvision
 from stages.data.voc2007 import CLASSES as VOC_CLASSES
 from stages.data.voc2007 import read_voc2007
 from stages.errors import UserError
-from stages.params import DataParams, TransferDataset, TransferMetric
+from stages.sections.data import DataParams
+from stages.sections.transfer import TransferDataset, TransferMetric
 
 CALTECH_TRAIN, CALTECH_HELD_OUT = 30, 5  # images of each class
 SPLIT_SHARES = (0.6, 0.75)  # ends of training and validation where nothing else is known

@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stages.models.resnet import Recompute
 from stages.models.simclr import Classifier, SimCLR, build_classifier, build_encoder, build_simclr
-from stages.params import EncoderParams, HeadParams
 from stages.planning.trainings import Network, Training
+from stages.sections.networks import EncoderParams, HeadParams
 
 COUNTED_VIEWS = 32  # what is kept once, whatever the batch, then counts little
 FLOAT = 4  # bytes

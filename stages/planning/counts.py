@@ -7,7 +7,8 @@ from pathlib import Path
 from stages.data.folders import image_files, read_class_folders, read_labels_csv
 from stages.data.index import INDEX_NAME, read_index
 from stages.data.splits import SplitSizes, assign_splits
-from stages.params import DataParams, Params
+from stages.params import Params
+from stages.sections.data import DataParams
 from stages.training.images import SHARDS
 
 # (training, test, classes) of the data sets, as their authors publish them.

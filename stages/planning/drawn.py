@@ -20,8 +20,8 @@ from stages.data.folders import read_class_folders
 from stages.data.images import decode, encode_png
 from stages.data.order import EpochOrder
 from stages.data.splits import SplitSizes
-from stages.params import DataParams
 from stages.planning.counts import PHOTO_FROM
+from stages.sections.data import DataParams
 
 WARM_UP, SHARDED = 10, (50, 350)  # images made into shards; the difference is what they take
 PHOTO_SIZE = (375, 500)  # of ImageNet's, the median

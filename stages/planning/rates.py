@@ -24,12 +24,13 @@ from torch import nn
 
 from stages.data.store import CACHE_BYTES, ImageStore
 from stages.evaluation.linear_probe import regularisation_path
-from stages.params import Params, ViewParams
+from stages.params import Params
 from stages.planning.costs import Cost, cost_of, step_flops, training_bytes
 from stages.planning.counts import Counts
 from stages.planning.drawn import DrawnImages, drawn_photo, seconds_of_sharding
 from stages.planning.machine import cores_are_busy, threads
 from stages.planning.trainings import Network, Training, kind_of
+from stages.sections.views import ViewParams
 from stages.training.loading import loader_of
 from stages.training.pretraining import build_state, step_of
 from stages.training.products import build_from

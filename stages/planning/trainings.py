@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from stages.params import EncoderParams, HeadParams, OptimizerParams, ViewParams
+from stages.sections.networks import EncoderParams, HeadParams
+from stages.sections.optimizer import OptimizerParams
+from stages.sections.views import ViewParams
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from stages.params import (
-    FinetuneOverride,
-    Params,
-    StudentParams,
-    SupervisedOverride,
-    duration_in_steps,
-)
+from stages.params import Params
 from stages.planning.counts import Counts
 from stages.planning.trainings import Network, Training, Work
+from stages.sections.kinds import duration_in_steps
+from stages.sections.labels import FinetuneOverride, SupervisedOverride
+from stages.sections.students import StudentParams
 from stages.training.sizes import label_shares_of, layers_of, of_size, student_of, subsets_of
 
 TRANSFER_IMAGES = {"digits": 1_797, "elpv": 2_624}

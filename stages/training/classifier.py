@@ -15,7 +15,10 @@ from stages.evaluation.classify import accuracy, scores
 from stages.evaluation.features import outputs
 from stages.evaluation.predictions import Answers, reliability
 from stages.optim.schedules import scaled_lr
-from stages.params import OptimizerParams, Params, ViewParams, duration_in_steps
+from stages.params import Params
+from stages.sections.kinds import duration_in_steps
+from stages.sections.optimizer import OptimizerParams
+from stages.sections.views import ViewParams
 from stages.training.batches import Batch, Images, ViewLoader
 from stages.training.images import open_images
 from stages.training.loading import loader_of

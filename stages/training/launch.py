@@ -34,7 +34,7 @@ from stages.errors import (
     StageError,
     UserError,
 )
-from stages.params import RuntimeParams
+from stages.sections.runtime import RuntimeParams
 from stages.training.meeting import Meeting
 from stages.training.runtime import require_gpus
 from stages.training.slurm import is_in_step, meeting_of_step, through_srun

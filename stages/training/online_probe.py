@@ -28,7 +28,9 @@ from stages.evaluation.features import outputs
 from stages.evaluation.knn import knn_logits
 from stages.evaluation.linear_probe import regularisation_path
 from stages.models.simclr import SimCLR
-from stages.params import OnlineProbeParams, Params, duration_in_steps
+from stages.params import Params
+from stages.sections.kinds import duration_in_steps
+from stages.sections.pretraining import OnlineProbeParams
 from stages.training.images import open_images
 from stages.training.runtime import Runtime
 from stages.training.state import TrainState

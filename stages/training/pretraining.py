@@ -15,7 +15,8 @@ from stages.models.batch_norm import normalise_rows_together, use_global_batch_n
 from stages.models.momentum import MomentumEncoder, NegativeQueue
 from stages.models.resnet import Recompute
 from stages.models.simclr import SimCLR, build_encoder, build_simclr
-from stages.params import Params, PretrainParams
+from stages.params import Params
+from stages.sections.pretraining import PretrainParams
 from stages.training.batches import Batch, Images, ViewLoader
 from stages.training.fitting import CHOICES, Fit, fit_batch
 from stages.training.images import open_images

@@ -10,7 +10,9 @@ from stages.data.evaluation_views import EvaluationRecipe
 from stages.data.views import ViewRecipe
 from stages.optim.build import build_optimizer
 from stages.optim.schedules import scaled_lr
-from stages.params import OptimizerParams, Params, ViewParams
+from stages.params import Params
+from stages.sections.optimizer import OptimizerParams
+from stages.sections.views import ViewParams
 from stages.training.runtime import Runtime
 
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from stages.errors import UserError
-from stages.params import Params, StudentParams, encoder_name, encoder_named
+from stages.params import Params
+from stages.sections.networks import encoder_name, encoder_named
+from stages.sections.students import StudentParams
 
 
 def of_size(params: Params, size: str | None) -> Params:

@@ -18,7 +18,9 @@ from stages.evaluation.features import EVALUATION_BATCH
 from stages.evaluation.other_datasets import LabelledImages
 from stages.evaluation.transfer_scores import score
 from stages.models.batch_norm import use_momentum
-from stages.params import OptimizerParams, Params, TransferTraining
+from stages.params import Params
+from stages.sections.optimizer import OptimizerParams
+from stages.sections.transfer import TransferTraining
 from stages.training.classifier import Schooling
 from stages.training.fingerprint import fingerprint
 from stages.training.runtime import Runtime

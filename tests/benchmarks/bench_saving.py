@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from stages.models.simclr import build_encoder, build_simclr
-from stages.params import RuntimeParams
+from stages.sections.runtime import RuntimeParams
 from stages.training import checkpoint
 from stages.training.runtime import Runtime
 from stages.training.saving import Saver

@@ -10,7 +10,8 @@ import grimp
 import pytest
 import yaml
 
-from stages.params import Params, Section
+from stages.params import Params
+from stages.sections.kinds import Section
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stages import listing
-from stages.params import DataParams
+from stages.sections.data import DataParams
 
 SIZES = {"image_size": 8, "channels": 1, "validation_images": 1}
 

@@ -9,7 +9,9 @@ import yaml
 
 from stages.errors import UserError
 from stages.models.resnet import STRIDE
-from stages.params import SMALLEST_IMAGE, check_params, duration_in_steps, load_params
+from stages.params import check_params, load_params
+from stages.sections.kinds import duration_in_steps
+from stages.sections.networks import SMALLEST_IMAGE
 
 ROOT = Path(__file__).parents[2]
 

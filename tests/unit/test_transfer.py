@@ -11,7 +11,8 @@ import yaml
 
 from stages import transfer
 from stages.models.batch_norm import BatchNorm
-from stages.params import TransferTraining, load_params
+from stages.params import load_params
+from stages.sections.transfer import TransferTraining
 from stages.training.products import build_from, write_product
 from stages.training.recipes import architecture_of
 from stages.training.transfer_tuning import grid, momentum_of

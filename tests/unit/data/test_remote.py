@@ -14,7 +14,7 @@ from stages.data.publish import take_published
 from stages.data.remote import Remote
 from stages.data.store import ImageStore
 from stages.errors import Interrupted, UserError
-from stages.params import problem_of_address
+from stages.sections.data import problem_of_address
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from stages.data.sources import Source
 from stages.data.splits import SplitSizes, assign_splits
 from stages.data.torchvision_source import KINDS, ArrayImage, read_torchvision
 from stages.errors import UserError
-from stages.params import DataParams, TorchvisionName
+from stages.sections.data import DataParams, TorchvisionName
 
 RNG = np.random.default_rng(0)
 

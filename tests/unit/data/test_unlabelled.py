@@ -5,7 +5,7 @@ import pytest
 from stages.data.reading import read_source
 from stages.data.sources import Source
 from stages.errors import UserError
-from stages.params import DataParams
+from stages.sections.data import DataParams
 
 
 def put(root: Path, *files: str) -> Path:

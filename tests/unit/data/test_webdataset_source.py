@@ -17,7 +17,7 @@ from stages.data.sources import Source
 from stages.data.splits import SplitSizes
 from stages.data.webdataset_source import read_webdataset
 from stages.errors import UserError
-from stages.params import DataParams
+from stages.sections.data import DataParams
 
 
 def png(level: int) -> bytes:

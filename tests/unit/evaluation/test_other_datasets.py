@@ -17,7 +17,7 @@ from stages.evaluation.other_datasets import (
     Suite,
     stratified,
 )
-from stages.params import TransferDataset, TransferName
+from stages.sections.transfer import TransferDataset, TransferName
 from tests.unit.data.test_torchvision_source import CASES
 
 PER_CLASS = {"fgvcaircraft", "oxfordiiitpet", "flowers102"}

@@ -13,7 +13,8 @@ from pipeline.cli import main
 from pipeline.fit import Fit, batch_for, budget_of, cost_of, fit
 from pipeline.init import fitted
 from stages.errors import UserError
-from stages.params import Params, check_params, duration_in_steps
+from stages.params import Params, check_params
+from stages.sections.kinds import duration_in_steps
 
 
 def found(**differing: Any) -> dict[str, Any]:

@@ -5,9 +5,11 @@ import torch
 from torch import Tensor
 
 from stages.models.simclr import build_encoder, build_simclr
-from stages.params import EncoderParams, HeadParams, LabelledViewParams, OptimizerParams
 from stages.planning.costs import BATCHES_AHEAD, cost_of, step_flops, training_bytes
 from stages.planning.trainings import Network, Training
+from stages.sections.networks import EncoderParams, HeadParams
+from stages.sections.optimizer import OptimizerParams
+from stages.sections.views import LabelledViewParams
 
 RESNET_50 = EncoderParams(depth=50, width_multiplier=1.0, stem="imagenet")
 TINY = EncoderParams(depth=10, width_multiplier=0.125, stem="small_stride2")

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from stages.errors import Interrupted, StageError, UserError
-from stages.params import RuntimeParams
+from stages.sections.runtime import RuntimeParams
 from stages.training.alike import ending_alike
 from stages.training.launch import how_they_ended, relaunched
 from stages.training.meeting import Meeting

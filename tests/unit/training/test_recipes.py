@@ -12,7 +12,9 @@ from stages.data.views import ViewRecipe
 from stages.errors import UserError
 from stages.models.simclr import build_encoder
 from stages.optim.lars import LARS
-from stages.params import OptimizerParams, Params, ViewParams, check_params
+from stages.params import Params, check_params
+from stages.sections.optimizer import OptimizerParams
+from stages.sections.views import ViewParams
 from stages.training.loading import loader_of
 from stages.training.pretraining import images_of
 from stages.training.recipes import evaluation_recipe, optimizer_for, view_recipe

@@ -8,7 +8,8 @@ import torch
 
 from stages.models.simclr import Classifier, build_classifier, build_encoder, build_simclr
 from stages.optim.build import build_optimizer
-from stages.params import LabelledViewParams, OptimizerParams
+from stages.sections.optimizer import OptimizerParams
+from stages.sections.views import LabelledViewParams
 from stages.training.batches import Batch
 from stages.training.classifier import Schooling
 from stages.training.runtime import Runtime
