@@ -12,7 +12,7 @@ from stages.params import Params, load_params
 from stages.sections.labels import FinetuneOverride
 from stages.training.classifier import Examiner, Schooling, labelled_keys, open_split
 from stages.training.fingerprint import fingerprint
-from stages.training.outcomes import Trained, conclude
+from stages.training.outcomes import Trained, conclude, taught_by_labels
 from stages.training.products import read_card, read_product, seeded
 from stages.training.progress_file import expect_trainings
 from stages.training.recipes import start_runtime
@@ -102,18 +102,14 @@ def finetune(
             image_size=params.data.image_size,
         ),
     )
-    return Trained(
+    return taught_by_labels(
         classifier,
         {**card["architecture"], "from_layer": layer, "classes": n_classes},
-        state.curve,
-        {
-            "method": f"finetune_layer_{layer}",
-            "label_fraction": fraction,
-            "labels": labelled.n_images,
-            **pair.facts,
-            "seconds": round(state.seconds, 2),
-            "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
-        },
+        state,
+        pair,
+        method=f"finetune_layer_{layer}",
+        fraction=fraction,
+        labels=labelled.n_images,
         folder=f"layer-{layer}/{pair.folder}",
     )
 

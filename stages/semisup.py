@@ -18,7 +18,7 @@ from stages.sections.kinds import duration_in_steps
 from stages.training.classifier import Examiner, Schooling, labelled_keys, open_split
 from stages.training.fingerprint import fingerprint
 from stages.training.images import open_images
-from stages.training.outcomes import Trained, conclude
+from stages.training.outcomes import Trained, conclude, taught_by_labels
 from stages.training.products import build_from, seeded
 from stages.training.recipes import architecture_of, start_runtime, view_recipe
 from stages.training.runtime import Runtime
@@ -140,21 +140,17 @@ def train(
         ),
         beside(unlabelled, recipe.unlabelled_ratio, weak, strong, pair.seed),
     )
-    return Trained(
+    return taught_by_labels(
         classifier,
         architecture,
-        state.curve,
-        {
-            "method": method,
-            "label_fraction": fraction,
-            "labels": labelled.n_images,
-            **pair.facts,
-            "seconds": round(state.seconds, 2),
-            "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
-            "images": unlabelled.n_images,
-            "chosen": settings_of(setting),
-        },
+        state,
+        pair,
+        method=method,
+        fraction=fraction,
+        labels=labelled.n_images,
         folder=pair.folder,
+        images=unlabelled.n_images,
+        chosen=settings_of(setting),
     )
 
 

@@ -17,7 +17,7 @@ from stages.params import Params, load_params
 from stages.sections.labels import SupervisedOverride
 from stages.training.classifier import Examiner, Schooling, labelled_keys, open_split
 from stages.training.fingerprint import fingerprint
-from stages.training.outcomes import Trained, conclude
+from stages.training.outcomes import Trained, conclude, taught_by_labels
 from stages.training.products import build_from, seeded
 from stages.training.recipes import architecture_of, start_runtime
 from stages.training.runtime import Runtime
@@ -127,20 +127,16 @@ def train(
             image_size=params.data.image_size,
         ),
     )
-    return Trained(
+    return taught_by_labels(
         classifier,
         architecture,
-        state.curve,
-        {
-            "method": "supervised",
-            "label_fraction": fraction,
-            "labels": labelled.n_images,
-            **pair.facts,
-            "seconds": round(state.seconds, 2),
-            "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
-            "chosen": settings_of(setting),
-        },
+        state,
+        pair,
+        method="supervised",
+        fraction=fraction,
+        labels=labelled.n_images,
         folder=pair.folder,
+        chosen=settings_of(setting),
     )
 
 

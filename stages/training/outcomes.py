@@ -13,7 +13,9 @@ from stages.evaluation.predictions import write_predictions
 from stages.records import write_results
 from stages.training.classifier import Examiner
 from stages.training.products import write_product
+from stages.training.seeds import SeedPair
 from stages.training.session import write_curve
+from stages.training.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,43 @@ class Trained:
     curve: Sequence[Mapping[str, float]]
     facts: Mapping[str, Any]
     folder: str
+
+
+def taught_by_labels(
+    model: nn.Module,
+    architecture: Mapping[str, Any],
+    state: TrainState,
+    pair: SeedPair,
+    *,
+    method: str,
+    fraction: str,
+    labels: int,
+    folder: str,
+    **more: Any,
+) -> Trained:
+    """A classifier that learnt from one label subset, with what the results say of it.
+
+    Args:
+        model: see `Trained`.
+        architecture: see `Trained`.
+        state: how its training ended.
+        pair: its label subset and initialisation.
+        method: of the study.
+        fraction: of the labels.
+        labels: how many that were.
+        folder: see `Trained`.
+        more: columns of this method alone.
+    """
+    facts = {
+        "method": method,
+        "label_fraction": fraction,
+        "labels": labels,
+        **pair.facts,
+        "seconds": round(state.seconds, 2),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **more,
+    }
+    return Trained(model, architecture, state.curve, facts, folder)
 
 
 def conclude(
