@@ -12,6 +12,7 @@ import ctypes
 import errno
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -30,6 +31,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is Sl
 TOLD_IN, LAUNCHER = "STAGE_TOLD_IN", "STAGE_LAUNCHER"
 
 _PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
+_SHELLS = {"sh", "dash", "ash", "bash", "zsh", "ksh", "fish"}
 
 
 class StageError(Exception):
@@ -60,10 +62,11 @@ def run_stage(main: Callable[[], None]) -> None:
     A stop signal outside of training (which saves first) ends with 75 as well. The stage ends
     with the dvc or the launcher that started it, so that none trains on unseen; a shell may go.
     """
-    if "DVC_STAGE" in os.environ or TOLD_IN in os.environ:
-        end_with_parent(int(os.environ.get(LAUNCHER, os.getppid())))
     if TOLD_IN in os.environ:
+        end_with_parent(int(os.environ.get(LAUNCHER, os.getppid())))
         _told_file().unlink(missing_ok=True)  # of a worker that this one replaces
+    elif "DVC_STAGE" in os.environ:
+        _end_with_dvc()
     try:
         with _stopped_as_by_ctrl_c():
             main()
@@ -99,6 +102,26 @@ def end_with_parent(parent: int) -> None:
         return
     if os.getppid() != parent:  # it died before we asked
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end_with_dvc() -> None:
+    """The parent is dvc, or the shell by which it starts a stage: bash makes way, dash stays."""
+    parent = os.getppid()
+    end_with_parent(parent)
+    try:
+        if Path(f"/proc/{parent}/comm").read_text().strip() not in _SHELLS:
+            return
+        # Its name, which may hold anything, is in brackets: state and parent come after them.
+        above = int(Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1])
+        dvc = os.pidfd_open(above)
+    except (AttributeError, OSError):
+        return
+
+    def wait() -> None:
+        select.select([dvc], [], [])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="end with dvc", daemon=True).start()
 
 
 @contextmanager

@@ -153,30 +153,40 @@ def test_a_reader_that_is_gone_ends_no_stage(root: Path):
         assert errors.read() == ""
 
 
+STARTER = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+SHELL_THAT_STAYS = ("sh", "-c", '"$@"; exit $?', "sh")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for a signal")
-def test_a_stage_of_dvc_stops_when_dvc_is_killed_and_one_of_a_shell_does_not(root: Path):
-    for stage_of, ends in (({"DVC_STAGE": "pretrain"}, True), ({}, False)):
-        starter = subprocess.Popen(
-            [
-                *(sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[1:])"),
-                *(sys.executable, "-c", STAGE.format(body="time.sleep(60)")),
-            ],
-            cwd=root,
-            env={**{k: v for k, v in os.environ.items() if k != "DVC_STAGE"}, **stage_of},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert starter.stdout is not None
-        with starter.stdout as output:
-            assert output.readline() == "ready\n"
-            (stage,) = psutil.Process(starter.pid).children()
-            starter.kill()
-            starter.wait()
-            time.sleep(0.5)
-            gone, still = psutil.wait_procs([stage], timeout=10 if ends else 0)
-            assert len(gone) == ends
-            for process in still:
-                process.kill()
+@pytest.mark.parametrize("through", [(), SHELL_THAT_STAYS], ids=["at once", "by a shell"])
+@pytest.mark.parametrize(
+    ("stage_of", "ends"), [({"DVC_STAGE": "pretrain"}, True), ({}, False)], ids=["dvc", "a person"]
+)
+def test_a_stage_of_dvc_stops_when_dvc_is_killed_and_one_of_a_person_does_not(
+    root: Path, through: tuple[str, ...], stage_of: dict[str, str], ends: bool
+):
+    starter = subprocess.Popen(
+        [
+            *(sys.executable, "-c", STARTER, *through),
+            *(sys.executable, "-c", STAGE.format(body="time.sleep(60)")),
+        ],
+        cwd=root,
+        env={**{k: v for k, v in os.environ.items() if k != "DVC_STAGE"}, **stage_of},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert starter.stdout is not None
+    with starter.stdout as output:
+        assert output.readline() == "ready\n"
+        below = psutil.Process(starter.pid).children(recursive=True)
+        assert len(below) == 1 + bool(through)
+        starter.kill()
+        starter.wait()
+        time.sleep(0.5)
+        gone, still = psutil.wait_procs(below, timeout=10 if ends else 0)
+        assert len(gone) == (len(below) if ends else 0)
+        for process in still:
+            process.kill()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Unix's limits")

@@ -178,7 +178,8 @@ DVC = (sys.executable, "-m", "dvc")
 
 def environment(root: Path) -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
+    known = {"PATH": path, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **known, "SHELL": "/bin/sh"}  # dash stays between dvc and the stage
 
 
 def under_dvc(
