@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from typing import Any, Literal
 import yaml
 
 from pipeline import processes
-from stages.errors import UserError
+from stages.errors import INTERRUPTED, UserError
 from stages.records import PROGRESS_FOLDER, read_json
 
 TAIL_LINES = 15  # of a failed stage, passed on in its message
@@ -42,6 +43,8 @@ READ_AGAIN = (0.2, 0.2, 0.2)  # seconds before each further look at a dvc.lock t
 # What is fetched aside belongs to no git repository, and shares no bytes with the cache.
 OF_A_COPY = "core.no_scm=true\ncache.type=copy\n"
 
+# Some shells between dvc and a stage end themselves by the Ctrl-C that the stage heard as well.
+_CTRL_C = {-signal.SIGINT, 128 + signal.SIGINT}
 _EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)")
 _RAN = re.compile(r"Running stage '([^']+)'")
 _MISSING = "do not exist neither locally nor on remote"
@@ -353,6 +356,8 @@ def read_outcome(stage: str, lines: Iterable[str], code: int, seconds: float) ->
     exited = [int(found[1]) for line in said if (found := _EXITED.search(line))]
     # A shell says 128 + n for a process that a signal n ended; dvc passes a negative code on.
     exit_code = exited[-1] if exited else DVC_FAILED
+    if exit_code in _CTRL_C:
+        exit_code = INTERRUPTED
     shown = [line for line in said if line.strip() and not _RAN.search(line)]
     return StageOutcome(stage, "failed", exit_code, seconds, indented(shown))
 

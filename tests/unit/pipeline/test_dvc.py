@@ -88,6 +88,7 @@ def test_unknown_target_is_refused_with_the_stages_there_are():
             "failed",
             -9,
         ),
+        (["ERROR: failed to run: x, exited with -2"], 255, "failed", 75),
         (["ERROR: output 'model' does not exist"], 255, "failed", 1),
     ],
 )
