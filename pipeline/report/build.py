@@ -13,6 +13,7 @@ from pipeline.report.provenance import (
 )
 from pipeline.report.results import Study
 from pipeline.report.tables import csv_text, markdown_table
+from pipeline.report.uneven import markdown_section
 from pipeline.report.verdict import efficiency_sentence, sentence
 from stages.params import Params
 
@@ -50,6 +51,7 @@ def markdown(study: Study) -> str:
         "",
         markdown_table(study),
         "",
+        *markdown_section(study),
         *([worth, ""] if (worth := efficiency_sentence(study)) else []),
         "## Claims of the SimCLRv2 paper, on these numbers",
         "",

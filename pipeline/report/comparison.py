@@ -62,11 +62,13 @@ class Difference:
         return "gain" if low > 0 else "loss" if high < 0 else "unclear"
 
 
-def compare(ours: Result | None, theirs: Result | None) -> Difference | None:
+def compare(
+    ours: Result | None, theirs: Result | None, measure: str = "test_accuracy"
+) -> Difference | None:
     """The paired difference over the seeds that both have; None where there is none."""
     if ours is None or theirs is None:
         return None
-    a, b = ours.by_seed(), theirs.by_seed()
+    a, b = ours.by_seed(measure), theirs.by_seed(measure)
     shared = sorted(set(a) & set(b))
     if not shared:
         return None

@@ -34,6 +34,7 @@ from pipeline.report.sizes import sizes_section
 from pipeline.report.tables import html_table
 from pipeline.report.training import grid_section, label_curves_section, pretraining_section
 from pipeline.report.transfer import transfer_section
+from pipeline.report.uneven import html_section
 from pipeline.report.verdict import efficiency_sentence, gain_at, labels_for_same, sentence
 
 STYLE = Path(__file__).with_name("style.css")
@@ -77,7 +78,8 @@ def first_screen(study: Study) -> str:
     return (
         f'<section class="first"><p class="answer">{answer(study)}</p>'
         f"{method_note(study)}"
-        f"{warned}{tiles(study)}{figure}{html_table(study)}{table_note(study)}</section>"
+        f"{warned}{tiles(study)}{figure}{html_table(study)}{table_note(study)}"
+        f"{html_section(study)}</section>"
     )
 
 

@@ -31,11 +31,16 @@ class Result:
     validation_mean: float
     rows: list[Record]  # one per seed
 
-    def by_seed(self) -> dict[int, float]:
-        """Test accuracy by label subset, the mean over its initialisations."""
+    def by_seed(self, measure: str = "test_accuracy") -> dict[int, float]:
+        """A measure of the test images by label subset, the mean over its initialisations.
+
+        Empty where not every row has it.
+        """
+        if any(row.get(measure) is None for row in self.rows):
+            return {}
         found: dict[int, list[float]] = {}
         for row in self.rows:
-            found.setdefault(int(row["seed"]), []).append(float(row["test_accuracy"]))
+            found.setdefault(int(row["seed"]), []).append(float(row[measure]))
         return {seed: fmean(values) for seed, values in found.items()}
 
     @property

@@ -33,6 +33,8 @@ def transfer_section(study: Study) -> str:
         table[row["dataset"]][row["method"]] = row
     skipped = skipped_list(details.get("skipped") or [])
     if not table:
+        if details and not study.params.transfer.datasets:
+            return "<p>None was asked for: <code>transfer.datasets</code> is empty.</p>"
         return skipped or missing("transfer")
     used = {method for found in table.values() for method in found}
     order = [method for method in TITLES if method in used]

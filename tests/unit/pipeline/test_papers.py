@@ -99,6 +99,16 @@ def test_no_other_run_has_a_figure_of_the_papers_beside_it(
     assert "FixMatch" not in page
 
 
+def test_no_transfer_asked_for_is_not_told_as_not_run(tmp_path: Path):
+    written = study(tmp_path, {}, profile="quick").params
+    transfer = written.transfer.model_copy(update={"datasets": []})
+    none = written.model_copy(update={"transfer": transfer})
+    assert "not run yet" in transfer_section(Study(tmp_path, none))
+    write_json(tmp_path / "metrics/transfer.run.json", {"rows": [], "tests": [], "skipped": []})
+    assert "None was asked for" in transfer_section(Study(tmp_path, none))
+    assert "not run yet" in transfer_section(Study(tmp_path, written))
+
+
 def test_a_transfer_data_set_shows_what_was_published_on_the_same_images(tmp_path: Path):
     row = {"dataset": "elpv", "method": "linear_probe", "metric": "accuracy", "score": 0.788}
     row |= {"test_accuracy": 0.788, "macro_f1": 0.727, "classes": 2, "images": 2624}

@@ -2,12 +2,15 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
+from statistics import fmean, stdev
 
 import pytest
 
 from pipeline.report.build import build_report
 from pipeline.report.calibration import bins_of, expected_calibration_error
+from pipeline.report.comparison import points
 from pipeline.report.comparisons import comparisons_section
 from pipeline.report.into_file import results_table, write_table
 from pipeline.report.label_plots import efficiency_plot, label_fraction_plot
@@ -15,6 +18,8 @@ from pipeline.report.results import Study
 from pipeline.report.runs import all_results, record_anchor
 from pipeline.report.sizes import lessons_at, sizes_section
 from pipeline.report.tables import anchor
+from pipeline.report.uneven import differences
+from pipeline.report.verdict import gain_at
 from stages.errors import UserError
 from tests.unit.pipeline.study_files import (
     LABELS,
@@ -98,6 +103,31 @@ def test_every_number_leads_to_its_run_and_that_to_params_and_commit(whole: Path
     assert details["run"]["commit"] in record
     assert "f00d" in record
     assert "Seconds of the stage" in record
+
+
+def test_uneven_test_classes_get_a_table_of_macro_f1(whole: Path, tmp_path: Path):
+    assert "Macro F1, the mean" not in page_of(whole)  # the classes are even there
+    shutil.copytree(whole / "metrics", tmp_path / "metrics")
+    for path in tmp_path.glob("metrics/*/*.run.json"):
+        record = json.loads(path.read_text())
+        for row in record.get("rows", ()):
+            row["confusion"][0] = [10 * count for count in row["confusion"][0]]
+            if row["method"] == "supervised":
+                row["macro_f1"] -= 0.01 * row["seed"]
+        path.write_text(json.dumps(record))
+    params = quick_params()
+    (few, *_) = differences(Study(tmp_path, params))
+    accuracy = gain_at(Study(tmp_path, params), FEW)
+    assert accuracy is not None
+    # Drawn as accuracy less 0.003, and for the supervised net lower still.
+    wanted = {seed: gain + 0.01 * seed for seed, gain in accuracy.by_seed.items()}
+    assert few.by_seed == pytest.approx(wanted)
+    build_report(tmp_path, params)
+    values = [*few.theirs.by_seed("macro_f1").values()]
+    for text in (page_of(tmp_path), (tmp_path / "report/report.md").read_text()):
+        assert "naming the commonest each time is right for 52.6%" in text
+        assert f"by macro F1: {points(few.mean)} points with 10 labels per class" in text
+        assert f"{100 * fmean(values):.1f} ± {100 * stdev(values):.1f}" in text
 
 
 def test_students_stand_beside_their_own_teachers(tmp_path: Path):
