@@ -48,3 +48,9 @@ def first_table(markdown: str) -> str:
         elif table:
             break
     return "\n".join(table)
+
+
+def profile_of(report: str) -> str | None:
+    """The profile whose numbers a report (report.md) shows."""
+    found = re.search(r"^- Profile: (\S+)", report, re.MULTILINE)
+    return found[1] if found else None

@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from pipeline import models, profiles, run_workspace, serving
-from pipeline.artifacts import first_table
-from pipeline.dvc import Workspace
+from pipeline.artifacts import first_table, profile_of
+from pipeline.dvc import Workspace, is_made_with
 from pipeline.report_server import start_report_server
 from stages.errors import INTERRUPTED, UserError
 from stages.params import PARAMS_FILE, load_params
@@ -194,7 +194,12 @@ def _check(_: argparse.Namespace) -> int:
 
 
 def _plan(asked: argparse.Namespace) -> int:
-    return _in_a_process_with_torch("stages.plan", ["--json"] if asked.json else [])
+    load_params()
+    words = ["--json"] * asked.json
+    # Shards of the images before would be counted in place of those that params.yaml names now.
+    if not is_made_with(Path.cwd(), "shard", "data", profiles.read_values(PARAMS_FILE)):
+        words.append("--without-shards")
+    return _in_a_process_with_torch("stages.plan", words)
 
 
 def _bench(asked: argparse.Namespace) -> int:
@@ -244,11 +249,14 @@ def _results(asked: argparse.Namespace) -> int:
         return 0
     if not REPORT_TABLE.is_file():
         raise UserError(f"there is no {REPORT_TABLE} yet.\n  Make it with: make reproduce")
-    profile = load_params().profile
+    text, now = REPORT_TABLE.read_text(encoding="utf-8"), load_params().profile
+    profile = profile_of(text) or now
     others = ", ".join(name for name in profiles.names() if name != profile)
-    print(f"\n{first_table(REPORT_TABLE.read_text(encoding='utf-8'))}\n")
+    print(f"\n{first_table(text)}\n")
     print(f"report:  {REPORT.absolute()}")
     print(f"profile: {profile} (others: {others}; python -m pipeline profile NAME, then repeat)")
+    if profile != now:
+        print(f"params.yaml holds the profile {now} by now; for its results: make reproduce")
     return 0
 
 

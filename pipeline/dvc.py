@@ -26,6 +26,7 @@ import yaml
 
 from pipeline import processes
 from stages.errors import INTERRUPTED, UserError
+from stages.params import PARAMS_FILE
 from stages.records import PROGRESS_FOLDER, read_json
 
 TAIL_LINES = 15  # of a failed stage, passed on in its message
@@ -411,6 +412,12 @@ def read_lock(root: Path) -> dict[str, Any]:
                 break
         time.sleep(wait)
     return (lock or {}).get("stages") or {}
+
+
+def is_made_with(root: Path, stage: str, section: str, values: Mapping[str, Any]) -> bool:
+    """Whether a stage last ran with this section of params.yaml as `values` have it."""
+    params = read_lock(root).get(stage, {}).get("params", {})
+    return params.get(PARAMS_FILE.name, {}).get(section) == values.get(section)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -4,7 +4,7 @@ Steps, images, operations, weights, memory, disk and time of every stage that pa
 with what would be too much and the cheaper choice. Times come from a few real steps of the real
 networks on drawn images; nothing is written.
 
-    python -m stages.plan [--json]
+    python -m stages.plan [--json] [--without-shards]
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main() -> None:
     begun = time.perf_counter()
     params = load_params()
     runtime = start_runtime(params)
-    counts = count_images(params)
+    counts = count_images(params, by_shards=not asked.without_shards)
     machine = Machine(params, counts, runtime)
     plan = estimate(params, counts, machine, of_core if machine.is_busy else started)
     print(as_json(plan) if asked.json else as_text(plan, time.perf_counter() - begun))
@@ -39,6 +39,9 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="stages.plan", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    parser.add_argument(
+        "--without-shards", action="store_true", help="those in data/shards are of other params"
+    )
     return parser.parse_args()
 
 

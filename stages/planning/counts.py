@@ -71,13 +71,17 @@ class Counts:
         return max(round(float(fraction) * self.labelled), 1)
 
 
-def count_images(params: Params) -> Counts:
+def count_images(params: Params, *, by_shards: bool = True) -> Counts:
     """From the shards where they are there; else from the source, split as params say.
+
+    Args:
+        params: that say where the images are.
+        by_shards: False where the shards that are there were made with other params.
 
     Raises:
         UserError: the images are there, and can't be split so.
     """
-    if (SHARDS / INDEX_NAME).is_file():
+    if by_shards and (SHARDS / INDEX_NAME).is_file():
         return _from_shards()
     data = params.data
     name = data.name if data.source == "torchvision" else data.source

@@ -93,6 +93,19 @@ def test_results_show_the_table_and_where_the_report_is(
     assert "| method | 1% |\n|---|---|\n" in out
     assert "| other |" not in out
     assert str(project / "report/index.html") in out
+    assert "\nprofile: quick (others: smoke, study" in out
+    assert "by now" not in out
+
+
+def test_results_of_the_profile_before_are_not_told_as_those_of_params_yaml(
+    project: Path, capsys: pytest.CaptureFixture[str]
+):
+    Path("report").mkdir()
+    Path("report/report.md").write_text("| method |\n|---|\n\n- Profile: gpu\n")
+    assert run("results") == 0
+    out = capsys.readouterr().out
+    assert "\nprofile: gpu (others: smoke, quick" in out
+    assert "params.yaml holds the profile quick by now" in out
 
 
 def test_table_ends_where_the_first_one_ends():

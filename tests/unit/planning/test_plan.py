@@ -64,6 +64,27 @@ def test_images_are_counted_as_the_stage_shard_will_split_them(workspace: Path):
     assert before.image_bytes == pytest.approx(after.image_bytes, rel=0.5)
 
 
+def test_shards_of_other_params_are_not_counted(workspace: Path, monkeypatch: pytest.MonkeyPatch):
+    shard.main()
+    asked: list[list[str]] = []
+    monkeypatch.setattr(
+        "pipeline.cli._in_a_process_with_torch", lambda _, words: asked.append(words) or 0
+    )
+    made_with = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    lock = {"stages": {"shard": {"params": {"params.yaml": {"data": made_with["data"]}}}}}
+    Path("dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
+    with pytest.raises(SystemExit):
+        pipeline(["plan"])
+    made_with["data"]["test_fraction"] = 0.5
+    Path("params.yaml").write_text(yaml.safe_dump(made_with), encoding="utf-8")
+    with pytest.raises(SystemExit):
+        pipeline(["plan"])
+    assert asked == [[], ["--without-shards"]]
+    params = load_params()
+    assert count_images(params).test == 12
+    assert count_images(params, by_shards=False).test == 30
+
+
 def test_images_that_are_not_there_are_assumed_and_that_is_said(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -120,7 +141,7 @@ def test_the_command_measures_a_tiny_profile_and_leaves_nothing_behind(
     assert stages["pretrain"]["flops"] > stages["gallery"]["flops"] > 0
     assert stages["pretrain"]["steps"] == 60
     assert planned["warnings"] == []
-    monkeypatch.setattr("sys.argv", ["plan"])
+    monkeypatch.setattr("sys.argv", ["plan", "--without-shards"])
     plan.main()
     out = capsys.readouterr().out
     assert "72 training, 6 validation and 12 test images (the files below pictures)" in out
