@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from pipeline.report.methods import fraction_title
-from pipeline.report.pieces import facts_list, missing, shown, words_of
+from pipeline.report.pieces import facts_list, missing, shown
 from pipeline.report.reading import Record
 from pipeline.report.results import Study
 
@@ -54,16 +54,24 @@ def _near(shard: Record) -> str:
 def _listing(title: str, entries: list[Any]) -> str:
     if not entries:
         return ""
-    lines = []
-    for entry in entries[:MOST_LISTED]:
-        words = entry if isinstance(entry, str) else ", ".join(words_of(entry))
-        lines.append(f"<li><code>{escape(words)}</code></li>")
+    lines = [f"<li><code>{escape(_words_of(entry))}</code></li>" for entry in entries[:MOST_LISTED]]
     more = len(entries) - len(lines)
     rest = f"<p>and {more:,} more, in metrics/shard.run.json</p>" if more > 0 else ""
     return (
         f"<details><summary>{title} ({len(entries):,})</summary><ul>{''.join(lines)}</ul>"
         f"{rest}</details>"
     )
+
+
+def _words_of(entry: Any) -> str:
+    """'keys: a, b; sides: train, test'."""
+    if isinstance(entry, str):
+        return entry
+    told = {
+        key: ", ".join(map(str, value)) if isinstance(value, list) else value
+        for key, value in entry.items()
+    }
+    return "; ".join(f"{key}: {value}" for key, value in told.items())
 
 
 def subsets_table(study: Study) -> str:

@@ -56,6 +56,9 @@ class Efficiency:
 
 
 def times_text(times: float) -> str:
+    """'2.3', '1,200', '0.02': never '0.0'."""
+    if times < 0.1:
+        return f"{times:.1g}"
     return f"{times:.1f}" if times < 100 else f"{times:,.0f}"
 
 

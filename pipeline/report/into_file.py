@@ -29,13 +29,16 @@ def write_table(path: Path, table: str) -> bool:
     """Put a table in the place of the one in a file; say whether that changed it.
 
     Raises:
-        UserError: the file has no such table, or what is to replace it is not whole.
+        UserError: there is no such file or no such table in it, or what is to replace it is not
+            whole.
     """
     if NOT_RUN in table:
         raise UserError(
             "the table has numbers that are not there yet (not run yet).\n"
             "  Make them with: make reproduce"
         )
+    if not path.is_file():
+        raise UserError(f"there is no file {path}.\n  Name one with a table to replace: README.md")
     lines = path.read_text(encoding="utf-8").splitlines()
     start = next((n for n, line in enumerate(lines) if line.startswith(HEAD)), None)
     if start is None:

@@ -1,8 +1,6 @@
 """Small pieces of HTML that several sections of the page are made of."""
 
-from collections.abc import Iterable
 from html import escape
-from typing import Any
 
 from pipeline.report.reading import Record
 from pipeline.report.tables import NOT_RUN
@@ -20,9 +18,3 @@ def facts_list(facts: list[tuple[str, str]], css: str = "one") -> str:
 def shown(record: Record, key: str, pattern: str) -> str:
     value = record.get(key)
     return "" if value is None else pattern.format(value)
-
-
-def words_of(entry: Any) -> Iterable[str]:
-    if isinstance(entry, dict):
-        return (f"{key}: {value}" for key, value in entry.items())
-    return (str(part) for part in entry)

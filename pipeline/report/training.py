@@ -7,7 +7,7 @@ from statistics import fmean
 
 from pipeline.report.figures import Curve, curve_chart
 from pipeline.report.methods import Method, finetuned, fraction_title, record_name
-from pipeline.report.pieces import facts_list, missing, shown, words_of
+from pipeline.report.pieces import facts_list, missing, shown
 from pipeline.report.reading import Record
 from pipeline.report.results import Study
 
@@ -170,7 +170,7 @@ def _setting(tried: Record, *, with_length: bool) -> str:
         words.append(f"crops from {crop_area[0]:.0%}")
     if strengths:
         words.append(f"jitter {' and '.join(f'{s:g}' for s in sorted(strengths))}")
-    return ", ".join([*words, *words_of(views)])
+    return ", ".join([*words, *(f"{key}: {value}" for key, value in views.items())])
 
 
 def _bold(words: str, yes: bool) -> str:

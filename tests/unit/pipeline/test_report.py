@@ -210,7 +210,7 @@ def test_page_tells_near_copies_and_how_many_stand_on_two_sides(whole: Path):
     page = (whole / "report/index.html").read_text()
     assert "74, 18 groups across splits" in page
     assert "Near duplicates (1)" in page
-    assert "train/&lt;3&gt;" in page
+    assert "keys: test/2, train/&lt;3&gt;; sides: train, test" in page
 
 
 def test_page_tells_names_of_strangers_as_text(whole: Path):

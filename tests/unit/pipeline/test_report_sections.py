@@ -190,3 +190,5 @@ def test_a_table_that_is_not_whole_replaces_nothing(tmp_path: Path):
     with pytest.raises(UserError, match="has no table"):
         write_table(readme, "| method | new |")
     assert readme.read_text() == "nothing\n"
+    with pytest.raises(UserError, match="there is no file"):
+        write_table(tmp_path / "REDME.md", "| method | new |")

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.report.claims import Claim, claims
 from pipeline.report.comparison import points
-from pipeline.report.efficiency import efficiency_of, read_off
+from pipeline.report.efficiency import efficiency_of, read_off, times_text
 from pipeline.report.results import Study
 from pipeline.report.statistics import p_by_signs, p_by_t, t_quantile, t_within
 from pipeline.report.verdict import efficiency_sentence, gain_at, labels_for_same
@@ -128,6 +128,7 @@ def test_efficiency_beyond_the_curve_is_a_bound_and_not_a_figure(tmp_path: Path)
     assert found is not None
     assert (found.sign, found.times, found.interval) == (">", 55, None)
     assert found.words == "more than 55.0 times the labels"
+    assert [times_text(times) for times in (0.018, 0.28, 1234)] == ["0.02", "0.3", "1,234"]
 
 
 def test_points_have_a_sign_and_no_negative_zero():
