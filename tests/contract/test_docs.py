@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -9,14 +10,17 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli import parser
 from pipeline.report.into_file import results_table
 from stages.params import Params, load_params
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted((ROOT / "pipeline/docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "pipeline/docs").glob("*.md"))]
 CODE = re.compile(r"`([^`\n]+)`")
 FILE = re.compile(r"((?:stages|pipeline|tests)/[\w./-]*\.\w+)(?:::(\w+))?")
 PARAM = re.compile(rf"(?:{'|'.join(Params.model_fields)})(?:\.\w+)+")
+COMMAND = re.compile(r"^\$.* python -m pipeline ?(.*)$", re.MULTILINE)
+MODULE = re.compile(r"-m (stages\.[a-z_]+)")
 N_TRAPS = 32
 
 
@@ -32,7 +36,18 @@ def functions(file: Path) -> set[str]:
 
 
 def test_there_are_pages():
-    assert PAGES
+    assert len(PAGES) > 1
+
+
+def test_commands_that_the_pages_type_are_understood():
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    typed = COMMAND.findall(text)
+    assert typed
+    for line in typed:  # a word that is not known ends the program
+        assert parser().parse_args(shlex.split(line, comments=True)).command
+    stages = {f"{name.replace('.', '/')}.py" for name in MODULE.findall(text)}
+    assert stages
+    assert [file for file in sorted(stages) if not (ROOT / file).is_file()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
