@@ -2,10 +2,13 @@
 
 A run that is killed with -9, or that ends while the server is down, tells nobody. So each leaves a
 record in runs/flow-runs, and whoever comes later looks whether its process still lives: `serve`
-when it starts and every minute, and each run at its start. A lost run is tried again, up to
-twice, if it came from a deployment; it continues where its stages saved.
+when it starts and every minute, each run at its start, and under a plain worker the deployment
+`lost-runs` of prefect.yaml, which the server runs when the worker starts and when a run of the
+chain died under it. A lost run is tried again, up to twice, if it came from a deployment; it
+continues where its stages saved.
 """
 
+import os
 import socket
 import threading
 import time
@@ -13,6 +16,7 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import psutil
@@ -36,6 +40,10 @@ from stages.records import read_json, write_json
 FOLDER = Path("runs/flow-runs")
 LOOK_EVERY_SECONDS = 60.0
 RETRIES = 2
+# A worker says once more that a run crashed, right after the hook below, and would be the last to
+# speak if the run were put back before that.
+WORKER_HAS_SECONDS = 10.0
+NOBODY = 0  # no process has this number, on Linux at least
 GONE = "its process ended without a word"
 AGAIN = f"{GONE}; it continues where it saved"
 
@@ -50,6 +58,7 @@ class Record:
     pid: int
     started: float  # when the process was, seconds since the epoch; a number alone is given again
     ended: str = ""  # "completed", or why it failed
+    crashed: float | None = None  # when its worker found it dead, seconds since the epoch
 
     @property
     def path(self) -> Path:
@@ -109,10 +118,19 @@ def look_after_lost_runs(but: str | None = None) -> list[str]:
             continue
         ours = record.host == socket.gethostname() and record.server == server()
         if ours and not record.is_alive():
+            wait_for_its_worker(record)
             with get_client(sync_client=True) as client:
                 said += tell_the_end(client, record)
             forget(record)
     return said
+
+
+def wait_for_its_worker(record: Record) -> None:
+    """Until a worker that found the run dead has had its say; where there is none, not at all."""
+    if record.crashed is not None:
+        time.sleep(
+            min(max(record.crashed + WORKER_HAS_SECONDS - time.time(), 0), WORKER_HAS_SECONDS)
+        )
 
 
 def is_current(record: Record) -> bool:
@@ -131,17 +149,22 @@ def tell_the_end(client: SyncPrefectClient, record: Record) -> list[str]:
         run = client.read_flow_run(UUID(record.flow_run))
     except ObjectNotFound:
         return []
-    if run.state is None or run.state.is_final() or run.state.is_scheduled():
-        return []
-    if run.state.is_pending() or not is_current(record):
+    shown = run.state
+    if shown is None or shown.is_scheduled() or shown.is_pending() or not is_current(record):
         return []  # a later try is about to start, or has
-    state = true_end(run.state, record)
-    client.set_flow_run_state(run.id, state, force=True)
-    end_task_runs(client, run.id)
-    if state.is_crashed():
-        forget(record)  # before the next try leaves its own
-        try_again(client, run)
-    return [f"run {run.name} was {run.state.name} on the page and is {state.name}"]
+    left_crashed = shown.is_crashed() and record.crashed is not None
+    if shown.is_final() and not left_crashed:
+        return []
+    state = true_end(shown, record)
+    if state.type != shown.type:
+        client.set_flow_run_state(run.id, state, force=True)
+        end_task_runs(client, run.id)
+    forget(record)  # before the next try leaves its own
+    again = state.is_crashed() and try_again(client, run)
+    if state.type == shown.type and not again:
+        return []
+    said = f"run {run.name} was {shown.name} on the page and is {state.name}"
+    return [f"{said}; it is tried again" if again else said]
 
 
 def true_end(shown: State, record: Record) -> State:
@@ -167,10 +190,16 @@ def end_task_runs(client: SyncPrefectClient, flow_run: UUID) -> None:
         client.set_task_run_state(task.id, Crashed(message=f"{GONE}, with its run"), force=True)
 
 
-def try_again(client: SyncPrefectClient, run: FlowRun) -> None:
-    """Put a lost run of a deployment back on the list of what is due."""
-    if run.deployment_id is not None and tries_in(client.read_flow_run_states(run.id)) < RETRIES:
-        client.set_flow_run_state(run.id, AwaitingRetry(message=AGAIN), force=True)
+def try_again(client: SyncPrefectClient, run: FlowRun) -> bool:
+    """Put a lost run of a deployment back on the list of what is due; whether it was."""
+    if run.deployment_id is None or tries_in(client.read_flow_run_states(run.id)) >= RETRIES:
+        return False
+    # Of a run that is due and has a process the server expects somebody to end that when it is
+    # cancelled: nobody would, and it would stay Cancelling.
+    gone = {"infrastructure_pid": None}
+    client.request("PATCH", "/flow_runs/{id}", path_params={"id": run.id}, json=gone)
+    client.set_flow_run_state(run.id, AwaitingRetry(message=AGAIN), force=True)
+    return True
 
 
 def tries_in(states: Iterable[State]) -> int:
@@ -181,12 +210,24 @@ def tries_in(states: Iterable[State]) -> int:
     return sum(state.is_scheduled() and state.message == AGAIN for state in states)
 
 
-def after_a_crash(flow: Flow, flow_run: FlowRun, state: State) -> None:
-    """Prefect's hook: the runner saw the process of a run end without a word."""
-    (FOLDER / f"{flow_run.id}.json").unlink(missing_ok=True)  # before the next try leaves its own
+def after_a_crash(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Prefect's hook: the runner saw the process of a run end without a word.
+
+    Under a plain worker the run is only noted, for who looks later: the worker has the last word.
+    """
+    path = FOLDER / f"{flow_run.id}.json"
+    record = read_record(path)
+    says_so_itself = record is not None and record.pid == os.getpid()  # it was told to end
     with get_client(sync_client=True) as client:
-        end_task_runs(client, flow_run.id)
-        try_again(client, client.read_flow_run(flow_run.id))
+        run = client.read_flow_run(flow_run.id)
+        end_task_runs(client, run.id)
+        if run.work_pool_name is None or says_so_itself:
+            path.unlink(missing_ok=True)  # before the next try leaves its own
+            try_again(client, run)
+            return
+    if record is None:  # it had not come to leave one
+        record = Record(str(run.id), server(), socket.gethostname(), NOBODY, 0.0)
+    write_json(path, asdict(replace(record, crashed=time.time())))
 
 
 def keep_looking() -> None:

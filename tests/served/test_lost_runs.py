@@ -3,10 +3,12 @@
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prefect.settings import PREFECT_WORKER_QUERY_SECONDS
 
 from tests.served.conftest import (
     IDENTITY,
@@ -62,6 +64,10 @@ def step_of(folder: Path) -> int:
 
 def trains(folder: Path, after: int = 0) -> bool:
     return step_of(folder) > after
+
+
+def trains_still(folder: Path) -> bool:
+    return "trainer.py" in " ".join(alive_in(folder))
 
 
 def starts(folder: Path) -> list[int]:
@@ -142,41 +148,64 @@ def test_training_goes_on_without_the_server_and_its_end_is_told_when_it_is_back
             wait_for(lambda: trains(folder, step + 20), 20, "training without the server")  # noqa: B023
         finish(folder)
         wait_for((folder / "dvc.lock").exists, 60, "the stage's end")
-        wait_for(lambda: "trainer" not in " ".join(alive_in(folder)), 20, "the trainer's end")
+        wait_for(lambda: not trains_still(folder), 20, "the trainer's end")
     finally:
         server.start()
     wait_for(lambda: server.state(run) == "Completed", 90, "the truth on the page")
     assert len(starts(folder)) == 1
 
 
-@pytest.mark.slow  # a minute and a half; the mechanics are those of serve
-def test_worker_runs_what_prefect_yaml_deploys_and_the_next_run_continues_a_killed_one(
-    folder: Path, server: Server
-):
+@pytest.fixture
+def start_worker(folder: Path, server: Server) -> Iterator[Callable[[], Any]]:
+    """Starts a worker of what prefect.yaml deploys."""
     for words in (
         ["work-pool", "create", "simclr", "--type", "process"],
         ["--no-prompt", "deploy", "--all"],
     ):
         subprocess.run(["prefect", *words], cwd=folder, env=server.env, check=True, timeout=120)
-    worker = subprocess.Popen(
-        ["prefect", "worker", "start", "--pool", "simclr"],
-        cwd=folder,
-        env=server.env,
-        start_new_session=True,
-    )
-    try:
-        served = Served(folder, server, folder)
-        run = served.create_run("nightly")
-        wait_for(lambda: trains(folder, 5), 240, "training")
-        flow = served.flow_process(run)
-        assert flow is not None
-        flow.kill()
-        # The worker has the last word: it reports the crash once more, over our retry.
-        wait_for(lambda: server.state(run) == "Crashed", 120, "the truth on the page")
-        after = served.create_run("nightly")
-        wait_for(lambda: len(starts(folder)) == 2, 240, "next run")
-        assert starts(folder)[1] > 5
-        finish(folder)
-        wait_for(lambda: server.state(after) == "Completed", 120, "end")
-    finally:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> "subprocess.Popen[bytes]":
+        words = ["prefect", "worker", "start", "--pool", "simclr"]
+        started.append(subprocess.Popen(words, cwd=folder, env=server.env, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for worker in started:
         kill_tree(worker)
+
+
+@pytest.mark.slow  # two minutes: a worker asks every ten seconds, and each run imports Prefect
+def test_worker_tries_a_killed_run_again_so_does_the_next_worker_and_cancel_ends_it(
+    folder: Path, server: Server, start_worker: Callable[[], Any]
+):
+    worker = start_worker()
+    served = Served(folder, server, folder)
+    run = served.create_run("nightly")
+    wait_for(lambda: trains(folder, 5), 240, "training")
+    flow = served.flow_process(run)
+    assert flow is not None
+    flow.kill()
+    wait_for(lambda: server.state(run) == "Crashed", 60, "the truth on the page")
+    wait_for(lambda: len(starts(folder)) == 2, 240, "second try")
+    assert starts(folder)[1] > 5
+    assert server.state(run) == "Running"
+
+    flow = served.flow_process(run)
+    assert flow is not None
+    worker.kill()  # as when the machine goes down
+    flow.kill()
+    worker.wait()
+    wait_for(lambda: alive_in(folder) == [], 30, "the trainer saves and ends")
+    step = step_of(folder)
+    assert server.state(run) == "Running"  # which is not true
+    start_worker()
+    wait_for(lambda: len(starts(folder)) == 3, 240, "third try")
+    assert starts(folder)[2] >= step
+
+    server(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    wait_for(lambda: server.state(run) == "Cancelled", 60, "cancel under a worker")
+    wait_for(lambda: not trains_still(folder), 10, "the trainer's end")
+    time.sleep(2 * PREFECT_WORKER_QUERY_SECONDS.value())
+    assert len(starts(folder)) == 3  # cancelled, so not tried again
+    assert server.state(run) == "Cancelled"

@@ -5,12 +5,25 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from prefect import states
+from prefect.client.schemas.objects import FlowRun
 
 from pipeline.dvc import Workspace
-from pipeline.notify import WEBHOOK, compare, post, send_word_if_better, word_of
+from pipeline.flows import simclr_chain
+from pipeline.notify import (
+    WEBHOOK,
+    compare,
+    post,
+    send_word_if_better,
+    send_word_of_failure,
+    word_of,
+)
+from pipeline.run_graph import StageFailed
 from pipeline.scores import Score
+from stages.errors import USER_MISTAKE
 from stages.records import write_json
 
 
@@ -41,6 +54,21 @@ def test_an_address_that_is_none_costs_a_warning_that_keeps_it(
     assert not post({"text": "x"})
     assert f"no word could be sent to ${WEBHOOK}: " in caplog.text
     assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["Failed", "Crashed"])
+def test_a_run_that_failed_says_why_and_one_that_was_lost_that_it_was(name: str, receiver: Any):
+    run = FlowRun(name="amber-owl", flow_id=uuid4())
+    error = StageFailed("train", USER_MISTAKE, "  no images")
+    state = {
+        "Failed": states.Failed(message="Flow run encountered an exception", data=error),
+        "Crashed": states.Crashed(message="Process exited with status code: -9"),
+    }[name]
+    send_word_of_failure(simclr_chain, run, state)
+    (word,) = receiver.got
+    assert (word["event"], word["state"], word["run"]) == (name.lower(), name, "amber-owl")
+    why = {"Failed": "no images", "Crashed": "status code: -9"}[name]
+    assert word["message"].endswith(why)
 
 
 def test_without_an_address_nothing_is_sent(monkeypatch: pytest.MonkeyPatch):
