@@ -70,7 +70,8 @@ def run(
         finally:
             guard.terminate()  # does nothing where it has ended
             with _lock:
-                _guards.discard(guard)
+                if guard.poll() is not None:  # else stop_all waits for its tree
+                    _guards.discard(guard)
 
 
 def stop_all() -> None:

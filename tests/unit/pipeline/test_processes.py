@@ -132,3 +132,16 @@ def test_stopped_run_leaves_no_process_even_if_the_command_died_first(folder: Pa
     assert codes == [75 if first == "nothing" else 128 + signal.SIGKILL]
     with pytest.raises(processes.Stopping):
         processes.run(["true"], folder, os.environ, folder / "log", lambda line: None)
+
+
+@pytest.mark.kill
+def test_a_command_whose_listener_gave_up_is_waited_for_by_the_stop(folder: Path):
+    def give_up(_line: str) -> None:
+        if (folder / "ready").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        processes.run([sys.executable, "command.py"], folder, os.environ, folder / "log", give_up)
+    processes.stop_all()
+    assert alive_in(folder) == []
+    assert (folder / "saved").read_text() == "1"

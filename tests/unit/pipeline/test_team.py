@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
+import psutil
 import pytest
 
 from pipeline import holder
@@ -147,6 +149,34 @@ def test_a_push_that_breaks_is_tried_again_and_the_run_says_where_its_results_ar
     assert code == 0, said
     assert "; results are at the remote shared" in server.runs()[-1]["state"]["message"]
     assert len([path for path in Path("storage").rglob("*") if path.is_file()]) == 1
+
+
+def test_cancel_while_results_are_sent_ends_the_push_and_then_the_run(
+    server: Server, start: Callable[..., Run], checkout: Path
+):
+    pytest.importorskip("s3fs")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes what comes, answers nothing
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for words in (
+            ["add", "--default", "storage", "s3://results/simclr"],
+            ["modify", "storage", "endpointurl", address],
+        ):
+            subprocess.run([sys.executable, "-m", "dvc", "remote", *words, "--quiet"], check=True)
+        keys = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "secret"}
+        run = start("run", "--targets", "shard", **keys)
+        silent.settimeout(120)
+        with silent.accept()[0]:
+            (sending,) = [one for one in server.runs() if one["state"]["type"] == "RUNNING"]
+            cancelling = {"state": {"type": "CANCELLING"}}
+            server.ask("POST", f"/flow_runs/{sending['id']}/set_state", cancelling)
+            code, said = run.ended()
+            left = [one.info["cmdline"] for one in psutil.process_iter(["cmdline"])]
+    assert code == 75, said
+    assert "stopped: cancelled on the page" in said
+    assert "Retry 1/3" not in said
+    assert not [words for words in left if {"push", "shard"} <= {*(words or [])}]
+    assert server.ask("GET", f"/flow_runs/{sending['id']}")["state"]["name"] == "Cancelled"
+    assert Path("data/images").exists()
 
 
 def test_a_failed_run_tells_a_webhook_why(
