@@ -78,7 +78,7 @@ def bring_code(project: Path, root: Path, values: Any) -> None:
         git(project, "worktree", "prune")
         git(project, "worktree", "add", "--force", "--detach", "--no-checkout", str(root), head)
     git(root, "reset", "--quiet", head)  # moves HEAD and index; files are copied below
-    inputs = inputs_of(project, values)
+    inputs = inputs_of(project, root, values)
     wanted = {
         name
         for name in files_in(project)
@@ -106,8 +106,11 @@ def files_in(folder: Path) -> Iterator[str]:
     return (name for name in listed.split("\0") if name and (folder / name).is_file())
 
 
-def inputs_of(project: Path, values: Any) -> list[Path]:
-    """What params name by a relative path beside the project's code, and downloads."""
+def inputs_of(project: Path, root: Path, values: Any) -> list[Path]:
+    """What params name by a relative path beside the project's code, and downloads.
+
+    Without what would have to be linked outside of the project's runs/, from `root`.
+    """
     (project / DOWNLOADS).mkdir(parents=True, exist_ok=True)
     tracked = [Path(name) for name in git(project, "ls-files", "-z").split("\0") if name]
     code = {path for name in tracked for path in (name, *name.parents)}
@@ -116,8 +119,8 @@ def inputs_of(project: Path, values: Any) -> list[Path]:
         path
         for path in dict.fromkeys([DOWNLOADS, *named])
         if path not in code
-        and (project / path).resolve().is_relative_to(project.resolve())
         and (project / path).exists()
+        and Path(os.path.normpath(root / path)).is_relative_to(project / "runs")
         and not path.is_absolute()
     ]
 

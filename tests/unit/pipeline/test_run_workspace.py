@@ -1,5 +1,6 @@
 """A run with params of its own: beside the project, on its code, from its cache; then applied."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +153,32 @@ def test_images_behind_a_link_are_the_users_own_and_stay(project: Workspace):
     git("rm", "--cached", "-q", "photos/cat.png")
     workspace_with_seed(project, 7)
     assert Path("photos/cat.png").exists()
+
+
+def test_images_that_lie_elsewhere_are_found_from_beside_the_project(
+    project: Workspace, tmp_path_factory: pytest.TempPathFactory
+):
+    album = tmp_path_factory.mktemp("disk")
+    (album / "cat.png").write_text("cat")
+    written = Path("params.yaml").read_text()
+    behind, outside = Path("album"), Path("..", f"album-of-{project.root.name}")
+    for link in (behind, outside):
+        link.symlink_to(album)
+        Path("params.yaml").write_text(written.replace("  root: photos", f"  root: {link}"))
+        beside = workspace_with_seed(project, 7)
+        assert (beside.root / link / "cat.png").read_text() == "cat"
+    workspace_with_seed(project, 7)  # again, now that its link is there
+    assert (album / "cat.png").exists()
+    outside.unlink()
+
+
+def test_a_workspace_that_was_thrown_away_is_made_anew(project: Workspace):
+    beside = workspace_with_seed(project, 7)
+    shutil.rmtree(beside.root)  # and not by git worktree remove
+    again = workspace_with_seed(project, 7)
+    assert again.root == beside.root
+    assert (again.root / "new.py").exists()
+    assert again.reproduce("shard", lambda _: None).status == "cached"
 
 
 @pytest.mark.parametrize("name", ["../../elsewhere", "a/b", "", ".hidden"])
