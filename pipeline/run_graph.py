@@ -19,6 +19,7 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectConcurrentFuture
+from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
@@ -27,10 +28,12 @@ from pipeline.cancel_watch import CancelledOnThePage, CancelWatch
 from pipeline.dvc import Graph, StageOutcome, Workspace
 from pipeline.page import Page, StageBar
 from pipeline.parameters import ChainParameters
+from pipeline.progress import duration
 from pipeline.sharing import PushFailed
 from stages.errors import INTERRUPTED, USER_MISTAKE, UserError
 
 RETRIES = 2
+CACHED = "Cached"  # as Prefect names it, too
 LOOK_EVERY_SECONDS = 5.0
 
 
@@ -87,7 +90,7 @@ def is_worth_a_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) ->
 )
 def bring_up_to_date(
     root: Path, stage: str, before: list[StageOutcome], *, unchanged: bool, force: bool
-) -> StageOutcome:
+) -> Any:
     """Run one stage if it has to be run, its output streamed to the task's log.
 
     Args:
@@ -96,6 +99,10 @@ def bring_up_to_date(
         before: how the stages went that it directly follows.
         unchanged: dvc found, before the run, that the stage itself had nothing to do.
         force: run it all the same.
+
+    Returns:
+        A state, which Prefect makes the task's own, Completed or Cached; for those who ask for the
+        task's result the outcome.
 
     Raises:
         StageFailed: with the stage's own exit code.
@@ -114,7 +121,9 @@ def bring_up_to_date(
     if outcome.status == "failed":
         raise StageFailed(stage, outcome.exit_code, outcome.message)
     page.results_of(workspace, stage)
-    return outcome
+    if outcome.status == "cached":
+        return Completed(name=CACHED, message="nothing changed", data=outcome)
+    return Completed(message=f"ran for {duration(outcome.seconds)}", data=outcome)
 
 
 def run_graph(

@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 RAN = re.compile(r"Running stage '([^']+)'")
 IDENTITY = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
@@ -36,12 +38,18 @@ class Project:
         self.env["PREFECT_HOME"] = str(folder / ".prefect")
         self.env.pop("PREFECT_API_URL", None)
 
-    def __call__(self, *words: str, code: int = 0, limit_seconds: float = 900) -> str:
-        """Run a command there; what it printed."""
+    def __call__(
+        self,
+        *words: str,
+        code: int = 0,
+        limit_seconds: float = 900,
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
+        """Run a command there, with further settings in its environment; what it printed."""
         done = subprocess.run(
             words,
             cwd=self.folder,
-            env=self.env,
+            env={**self.env, **settings},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

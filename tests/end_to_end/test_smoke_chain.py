@@ -3,12 +3,17 @@
 import csv
 import json
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline.artifacts import first_table, rounded
 from stages.data.fashion_mnist import read_fashion_mnist
 from tests.end_to_end.project import RAN, Project
+from tests.served.conftest import Server
 
 pytestmark = pytest.mark.e2e
 
@@ -110,12 +115,72 @@ def test_a_new_label_fraction_runs_only_what_is_new(project: Project):
     }
 
 
-def test_new_finetune_duration_runs_finetune_and_what_follows_it_only(project: Project):
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`prefect server start`, with nothing in it yet."""
+    started = Server(tmp_path_factory.mktemp("prefect"))
+    try:
+        started.start()
+        yield started
+    finally:
+        started.kill()
+
+
+def run_on(server: Server, project: Project) -> tuple[float, dict[str, Any], dict[str, str]]:
+    """A run of the whole chain on a server: its seconds, what became of it, and its artifacts."""
+    settings = {name: server.env[name] for name in ("PREFECT_HOME", "PREFECT_API_URL")}
+    begun = time.monotonic()
+    project("python", "-m", "pipeline", "run", settings=settings)
+    seconds = time.monotonic() - begun
+    run = server("/flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 1})[0]
+    shown = {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200}
+    return seconds, run, {one["key"]: one["data"] for one in server("/artifacts/filter", shown)}
+
+
+def test_new_finetune_duration_runs_finetune_and_what_follows_it_on_the_page_of_a_server(
+    project: Project, server: Server
+):
     text = (project.folder / "params.yaml").read_text()
     section = text[text.index("\nfinetune:") : text.index("\ndistill:")]
     project.edit(section, section.replace("duration: 40 steps", "duration: 30 steps"))
-    ran = {name.split("@")[0] for name in RAN.findall(project("dvc", "repro"))}
-    assert ran - {"listing"} == {"finetune", "distill_same", "distill_small", "report"}
+    _, run, artifacts = run_on(server, project)
+    assert run["state"]["name"] == "Completed"
+    stages = project("dvc", "stage", "list", "--name-only").split()
+    said = run["state"]["message"]
+    assert said.startswith(f"{len(stages)} stages are up to date; new results of ")
+    new = said.partition(" of ")[2].partition(" (")[0].split(", ")
+    followed = {"finetune", "distill_same", "distill_small", "report"}
+    assert {name.split("@")[0] for name in new} == followed
+
+    of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}, "limit": 200}
+    tasks = server("/task_runs/filter", of_run)
+    assert len(tasks) == len(stages)
+    states = {task["name"]: task["state"]["name"] for task in tasks}
+    ran = {"listing", *new}  # listing looks each time
+    assert states == {name: "Completed" if name in ran else "Cached" for name in stages}
+
+    report = (project.folder / "report/report.md").read_text()
+    assert "Fine-tuned from head layer 1" in first_table(report)
+    assert first_table(report) in artifacts["results"]
+    assert "data:image/svg+xml" in artifacts["results"]  # the plot over label fractions
+    assert "duration: 30 steps" in artifacts["what-was-run"]
+    metrics = json.loads((project.folder / "metrics/finetune/10_per_class.json").read_text())
+    shown = json.loads(artifacts["metrics-finetune-10-per-class"])
+    rows = {row["metric"]: row["value"] for row in shown}
+    mean = metrics["finetune_layer_1"]["test_accuracy"]["mean"]
+    assert rows["finetune_layer_1.test_accuracy.mean"] == rounded(mean)
+
+
+def test_a_run_with_nothing_to_do_costs_seconds_more_than_dvc_alone(
+    project: Project, server: Server
+):
+    begun = time.monotonic()
+    assert RAN.findall(project("dvc", "repro")) == ["listing"]
+    alone = time.monotonic() - begun
+    took, run, _ = run_on(server, project)
+    assert run["state"]["message"].startswith("nothing changed: ")
+    # Below 30 s on two quiet cores, by far; here others may be at work.
+    assert took - alone < 60, f"{took:.1f} s, dvc repro {alone:.1f} s"
 
 
 @pytest.mark.slow
