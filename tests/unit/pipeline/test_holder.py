@@ -1,5 +1,6 @@
 """One run at a time in a workspace: who holds it, who waits, and what frees it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -178,3 +179,17 @@ def test_a_stage_that_outlived_its_run_holds_the_workspace_until_it_has_ended(
     stage.kill()
     stage.wait()
     assert holder_of(checkout) is None
+
+
+def test_a_stage_of_a_run_with_params_of_its_own_holds_the_project_too(
+    checkout: Path, start: Callable[..., subprocess.Popen[str]]
+):
+    beside = checkout / "runs/workspaces/smoke-12345678"
+    (beside / "stages").mkdir(parents=True)
+    (beside / "stages/__init__.py").touch()
+    (beside / "stages/train.py").write_text("import time; print(1, flush=True); time.sleep(600)")
+    with contextlib.chdir(beside):
+        stage = start("-m", "stages.train")
+    there = holder_of(checkout)
+    assert there is not None
+    assert there.pid == stage.pid
