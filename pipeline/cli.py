@@ -348,10 +348,8 @@ def _serve(asked: argparse.Namespace) -> int:
     )
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    from pipeline.lost_runs import keep_looking
     from pipeline.page import REPORT_URL
 
-    keep_looking()
     address = start_report_server(Path.cwd())
     if address is not None:
         os.environ[REPORT_URL] = address

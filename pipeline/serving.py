@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from prefect.schedules import Schedule
 
 LOOK_EVERY_SECONDS = 5.0
+ASK_EVERY_SECONDS = 1.0  # while it starts
 AT_ONCE_SECONDS = 30.0  # in which a server that answers shows what else is wrong
-NO_SERVER = (
-    "no Prefect server is set, and a schedule needs one that stays.\n"
+START_SECONDS = 90.0  # that a server which was started just now may take on a busy machine
+HOW_TO_START = (
     "  In another terminal: .venv/bin/prefect server start\n"
     "  and here: export PREFECT_API_URL=http://127.0.0.1:4200/api"
 )
+NO_SERVER = f"no Prefect server is set, and a schedule needs one that stays.\n{HOW_TO_START}"
 # Values of a run that a schedule starts; the others are those of the form.
 ON_SCHEDULE = {"parameters": {"overlap": "skip"}}
 
@@ -74,16 +76,17 @@ def serve(cron: str | None) -> None:
         cron: when, in UTC; None: by hand alone.
 
     Raises:
-        UserError: that is no cron line, or the server does not answer now. One that is away
-            later is waited for.
+        UserError: that is no cron line, or the server does not answer within some time. One that
+            is away later is waited for.
     """
     from prefect.types.entrypoint import EntrypointType
 
     from pipeline.flows import simclr_chain
+    from pipeline.lost_runs import keep_looking
 
     schedules = [schedule_of(cron)] if cron else None
-    if (problem := problem_with_server()) is not None:
-        raise UserError(f"the Prefect server that is set does not answer: {problem}\n{NO_SERVER}")
+    wait_for_server()
+    keep_looking()
     while True:
         begun = time.monotonic()
         try:
@@ -121,6 +124,28 @@ def schedule_of(cron: str) -> "Schedule":
             f"--cron {cron!r} is no time as cron writes it: minute, hour, day, month, weekday.\n"
             '  Every night at 2:00 (UTC): --cron "0 2 * * *"'
         ) from None
+
+
+def wait_for_server() -> None:
+    """Until the server answers, which after its start takes some seconds.
+
+    Raises:
+        UserError: it is not there after START_SECONDS, or it answers with an error.
+    """
+    from httpx import ConnectError
+    from prefect.logging import get_logger
+    from prefect.settings import get_current_settings
+
+    url, deadline = get_current_settings().api.url, time.monotonic() + START_SECONDS
+    problem, told = problem_with_server(), False
+    while problem is not None:
+        if not isinstance(problem, ConnectError) or time.monotonic() > deadline:
+            raise UserError(f"the Prefect server {url} does not answer: {problem}\n{HOW_TO_START}")
+        if not told:
+            get_logger("serving").info("waiting for the Prefect server %s to start", url)
+        told = True
+        time.sleep(ASK_EVERY_SECONDS)
+        problem = problem_with_server()
 
 
 def problem_with_server() -> Exception | None:

@@ -1,8 +1,14 @@
 """Which Prefect server runs may be taken from."""
 
-import pytest
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
-from pipeline.serving import check_server, is_loopback, serve
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from pipeline import serving
+from pipeline.serving import check_server, is_loopback, serve, wait_for_server
 from stages.errors import UserError
 
 
@@ -50,3 +56,55 @@ def test_what_others_can_read_is_warned_of():
     assert warnings("https://10.0.0.7/api", True) == 0
     assert warnings("http://10.0.0.7:4200/api", True) == 1
     assert warnings("http://10.0.0.7:4200/api", False) == 2
+
+
+class Healthy(BaseHTTPRequestHandler):
+    """Answers as a Prefect server does that is asked whether it is there."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/api/health" else 404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on the terminal."""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def test_a_server_that_is_just_starting_is_waited_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(serving, "ASK_EVERY_SECONDS", 0.05)
+    port = free_port()
+    server = HTTPServer(("127.0.0.1", port), Healthy, bind_and_activate=False)
+    server.server_bind()  # there, and nobody listens yet
+    answers = threading.Timer(0.5, lambda: (server.server_activate(), server.handle_request()))
+    answers.start()
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
+        wait_for_server()
+    answers.join()
+    server.server_close()
+
+
+def test_a_server_that_does_not_come_is_said_to_be_away(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(serving, "ASK_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(serving, "START_SECONDS", 0.3)
+    url = f"http://127.0.0.1:{free_port()}/api"
+    with (
+        temporary_settings({PREFECT_API_URL: url}),
+        pytest.raises(UserError, match=rf"{url} does not answer(.|\n)*prefect server start"),
+    ):
+        wait_for_server()
+
+
+def test_a_server_that_answers_something_else_is_not_waited_for():
+    server = HTTPServer(("127.0.0.1", 0), Healthy)
+    answers = threading.Thread(target=server.handle_request)
+    answers.start()
+    url = f"http://127.0.0.1:{server.server_port}/elsewhere/api"
+    with temporary_settings({PREFECT_API_URL: url}), pytest.raises(UserError, match="404"):
+        wait_for_server()
+    answers.join()
+    server.server_close()
