@@ -21,6 +21,8 @@ from pipeline.report.svg import (
 )
 from pipeline.report.tables import chosen_at, percent
 
+DOT = 4.5  # radius of a label subset's point
+
 
 def label_fraction_plot(study: Study, width: float, height: float, *, short: bool) -> str:
     """Test accuracy against the number of labels, a line per method with error bars.
@@ -176,9 +178,13 @@ def gain_plot(gains: Sequence[Difference], width: float = 340) -> str:
         out.append(text(14, y - 20, f"{fraction}: {points(gain.mean)} points, {gain.kind}", "bold"))
         if gain.interval is not None:
             out.append(line(x(gain.interval[0]), y, x(gain.interval[1]), y, "interval"))
+        placed: list[float] = []
         for seed, value in gain.by_seed.items():
             title = f"seed {seed}: {points(value)} points"
-            out.append(marker(x(value), y + 18, "circle", colour, 4.5, title))
+            covered = sum(abs(x(value) - other) < DOT for other in placed)
+            placed.append(x(value))
+            lower = 1.6 * DOT * (covered % 3)  # so that none hides another
+            out.append(marker(x(value), y + 15 + lower, "circle", colour, DOT, title))
         out.append(line(x(gain.mean), y - 8, x(gain.mean), y + 8, "mean"))
     alt = "Gain over supervised. " + "; ".join(
         f"{fraction_title(g.ours.label_fraction)}: mean {points(g.mean)} points, {g.kind}"

@@ -110,6 +110,9 @@ def test_what_is_printed_fits_the_paper(browser: Any, report: Path, told: list[s
     page.emulate_media(media="print")
     assert page.evaluate(TOO_WIDE.replace(".scroll, pre, ", "")) == []
     assert page.evaluate(CUT_TEXT) == []
+    wide = page.locator("svg.wide")  # the plots of a phone would fill a sheet each
+    assert wide.count() > 0
+    assert all(plot.is_visible() for plot in wide.all())
     page.close()
 
 

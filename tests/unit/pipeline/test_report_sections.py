@@ -13,7 +13,7 @@ from pipeline.report.calibration import bins_of, expected_calibration_error
 from pipeline.report.comparison import points
 from pipeline.report.comparisons import comparisons_section
 from pipeline.report.into_file import results_table, write_table
-from pipeline.report.label_plots import efficiency_plot, label_fraction_plot
+from pipeline.report.label_plots import efficiency_plot, gain_plot, label_fraction_plot
 from pipeline.report.results import Study
 from pipeline.report.runs import all_results, record_anchor
 from pipeline.report.sizes import lessons_at, sizes_section
@@ -175,6 +175,16 @@ def test_table_of_a_file_is_replaced_and_nothing_else(whole: Path, tmp_path: Pat
     assert write_table(readme, table)
     assert readme.read_text() == f"# A\n\n| stage | x |\n|---|---|\n\n{table}\n\nafter\n"
     assert not write_table(readme, table)
+
+
+def test_no_point_of_a_label_subset_hides_another(tmp_path: Path):
+    params = quick_params()
+    write_result(tmp_path, params, "supervised", FEW, [0.7, 0.7, 0.7])
+    write_result(tmp_path, params, "finetune_layer_1", FEW, [0.75, 0.75, 0.75])
+    gain = gain_at(Study(tmp_path, params), FEW)
+    assert gain is not None
+    places = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', gain_plot([gain]))
+    assert len(set(places)) == 3
 
 
 def test_a_table_that_is_not_whole_replaces_nothing(tmp_path: Path):
