@@ -184,6 +184,8 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
+    if written is None:
+        raise UserError(f"{path} is empty.\n  Write one: python -m pipeline profile quick")
     return check_params(written, str(path))
 
 

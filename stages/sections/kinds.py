@@ -20,8 +20,8 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?(?:e\d+)?) (epochs|steps|images)")
 _PER_CLASS = re.compile(r"[1-9]\d*_per_class")
 
 
-def _check_duration(text: str) -> str:
-    match = _DURATION.fullmatch(text)
+def _check_duration(text: Any) -> Any:
+    match = _DURATION.fullmatch(str(text))  # of a number alone, too, the unit is what lacks
     if match is None:
         raise ValueError("write a number and a unit, like '60 epochs', '500 steps', '2e6 images'")
     if float(match[1]) <= 0:
@@ -31,7 +31,7 @@ def _check_duration(text: str) -> str:
 
 Duration = Annotated[
     str,
-    AfterValidator(_check_duration),
+    BeforeValidator(_check_duration, json_schema_input_type=str),
     Field(description="a number and a unit: epochs, steps or images"),
 ]
 

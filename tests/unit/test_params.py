@@ -48,6 +48,7 @@ def test_a_misspelt_key_is_named_with_the_keys_that_exist(written: dict[str, Any
         ("pretrain.encoder.depth", 51, "pretrain.encoder.depth: Input should be 10, 18, 34, 50"),
         ("pretrain.encoder.sk_ratio", 0.0625, "sk_ratio needs depth 50 or more (depth is 10)"),
         ("pretrain.duration", "20 epoch", "'60 epochs', '500 steps'"),
+        ("pretrain.duration", 20, "a number and a unit, like '60 epochs'"),
         ("pretrain.duration", "0 epochs", "longer than nothing"),
         ("pretrain.views.crop_area", [0.9, 0.2], "must rise within 0 and 1"),
         ("finetune.label_fractions", [0.01, 0.01], "named twice: 0.01"),
@@ -146,6 +147,9 @@ def test_broken_yaml_is_the_users_mistake(tmp_path: Path):
     broken = tmp_path / "params.yaml"
     broken.write_text("data: [1,\n", encoding="utf-8")
     with pytest.raises(UserError, match="not valid YAML"):
+        load_params(broken)
+    broken.write_text("# nothing\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"params.yaml is empty(.|\n)*pipeline profile quick"):
         load_params(broken)
 
 
