@@ -55,6 +55,13 @@ class Commit:
         outs = (out for stage in self.stages.values() for out in stage.get("outs", []))
         return next((out for out in outs if out["path"] == path), None)
 
+    def stage_of(self, path: str) -> str | None:
+        """The stage that made it."""
+        for name, about in self.stages.items():
+            if any(out["path"] == path for out in about.get("outs", [])):
+                return name
+        return None
+
     @property
     def data_fingerprint(self) -> str | None:
         """Of the shards."""

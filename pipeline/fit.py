@@ -112,7 +112,7 @@ def _deal_labels(found: Mapping[str, Any], values: dict[str, Any], reasons: list
         more = f" and {len(short) - 5} more" if len(short) > 5 else ""
         raise UserError(
             f"too few labels: {', '.join(short[:5])}{more}.\n  Each class needs {least} labelled "
-            f"images or more, one each to {' and to '.join(['train', *drawn])} with. "
+            f"images or more, one each for {' and for '.join(['training', *drawn])}. "
             "Label more, or take the class out."
         )
     total = sum(pool)

@@ -83,6 +83,13 @@ def _list(asked: argparse.Namespace) -> int:
 def _register(asked: argparse.Namespace) -> int:
     registry, workspace = _registry(), Workspace.here()
     path = registry.path_to_register(asked.name)
+    stage = registry.stage_of(path)
+    if stage not in workspace.graph():  # dvc.lock keeps what earlier params made
+        raise UserError(
+            f"{asked.name} is {path}, of stage {stage}, which params.yaml does not ask for now.\n"
+            "  Register what this run made, or write that label fraction into "
+            "finetune.label_fractions\n  and bring it up to date: dvc repro"
+        )
     remote = workspace.default_remote()
     if remote is not None:  # first, so that a version that others see can be fetched
         is_there, said = workspace.push([path], lambda _: None)

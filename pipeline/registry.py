@@ -114,6 +114,10 @@ class Registry:
             raise UserError(f"the commit's dvc.lock has no {path} yet.\n  Make it with: dvc repro")
         return path
 
+    def stage_of(self, path: str) -> str | None:
+        """The stage that made it, as the current commit's dvc.lock has it."""
+        return Commit(self.root).stage_of(path)
+
     def register(self, name: str, version: str | None, bump: str = "minor") -> Version:
         """Make a version of an artifact as the current commit has it.
 

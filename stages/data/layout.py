@@ -59,6 +59,8 @@ def recognise(folder: Path, labels: Path | None, unlabelled: Sequence[Path]) -> 
         labels_csv, root = listed
         return _data("labels_csv", root, further, labels_csv=str(labels_csv))
     tops = sorted({file.partition("/")[0] for file in files if "/" in file})
+    if files and not tops and (folder / "labels.csv").is_file():  # whose reader says what is wrong
+        return _data("labels_csv", folder, further, labels_csv=str(folder / "labels.csv"))
     if files and not tops:
         raise UserError(
             f"{folder} holds {len(files)} images and no word on what any of them shows.\n"

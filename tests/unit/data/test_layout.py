@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.data.folders import read_labels_csv
 from stages.data.layout import recognise
 from stages.errors import UserError
 
@@ -78,6 +79,15 @@ def test_the_list_that_is_asked_for_wins(tmp_path: Path):
         recognise(tmp_path, None, [])
     second = tmp_path / "second.csv"
     assert recognise(tmp_path, second, [])["labels_csv"] == str(second)
+
+
+def test_a_list_that_names_no_image_is_left_to_its_reader_to_complain_of(tmp_path: Path):
+    put(tmp_path, "1.png", "2.png")
+    (tmp_path / "labels.csv").write_text("key;label\n1.png;cat\n")
+    found = recognise(tmp_path, None, [])
+    assert found["labels_csv"] == str(tmp_path / "labels.csv")
+    with pytest.raises(UserError, match="line 1: found 'key;label'; write key,label"):
+        read_labels_csv(tmp_path, Path(found["labels_csv"]))
 
 
 def test_a_flat_folder_without_a_list_needs_one(tmp_path: Path):

@@ -186,6 +186,15 @@ def test_a_version_is_not_made_when_its_bytes_do_not_reach_the_remote(trained: P
     assert Registry(trained).versions() == []
 
 
+def test_what_the_params_no_longer_ask_for_is_no_result_of_this_commit(trained: Path):
+    text = Path("dvc.yaml").read_text()
+    Path("dvc.yaml").write_text(text.replace('fraction: ["0.1"]', 'fraction: ["0.2"]'))
+    git("commit", "-qam", "another fraction")
+    with pytest.raises(UserError, match=r"of stage finetune@0.1, which params.yaml does not ask"):
+        main(["models", "register", "finetuned"])
+    assert Registry(trained).versions() == []
+
+
 def mistakes() -> list[tuple[tuple[str, ...], str]]:
     return [
         (("register", "finetunde"), "names no artifact finetunde; it names: finetuned, embeddings"),
