@@ -287,6 +287,8 @@ def _run(asked: argparse.Namespace) -> int:
     os.environ.update({**PRIVATE, **os.environ})
     if "PREFECT_API_URL" not in os.environ:
         os.environ.update({**EMBEDDED, **os.environ})
+    else:
+        serving.wait_for_server("\n  or unset PREFECT_API_URL: then the run brings its own")
     from prefect.exceptions import CancelledRun
 
     from pipeline import flows  # slow, and it reads the settings made above

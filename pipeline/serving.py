@@ -126,8 +126,11 @@ def schedule_of(cron: str) -> "Schedule":
         ) from None
 
 
-def wait_for_server() -> None:
+def wait_for_server(instead: str = "") -> None:
     """Until the server answers, which after its start takes some seconds.
+
+    Args:
+        instead: a line of what else may be done where it does not.
 
     Raises:
         UserError: it is not there after START_SECONDS, or it answers with an error.
@@ -140,7 +143,9 @@ def wait_for_server() -> None:
     problem, told = problem_with_server(), False
     while problem is not None:
         if not isinstance(problem, ConnectError) or time.monotonic() > deadline:
-            raise UserError(f"the Prefect server {url} does not answer: {problem}\n{HOW_TO_START}")
+            raise UserError(
+                f"the Prefect server {url} does not answer: {problem}\n{HOW_TO_START}{instead}"
+            )
         if not told:
             get_logger("serving").info("waiting for the Prefect server %s to start", url)
         told = True

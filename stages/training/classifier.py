@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stages.data.evaluation_views import EvaluationRecipe
 from stages.data.store import ImageStore
+from stages.errors import UserError
 from stages.evaluation.classify import accuracy, scores
 from stages.evaluation.features import outputs
 from stages.evaluation.predictions import Answers, reliability
@@ -183,6 +184,16 @@ class Examination:
 
 
 def labelled_keys(fraction: str, seed: int) -> list[str]:
-    """The keys of a stored label subset."""
+    """The keys of a stored label subset.
+
+    Raises:
+        UserError: it has not been drawn.
+    """
     path = Path("data/subsets") / fraction / f"seed-{seed}.txt"
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
+    try:
+        return path.read_text(encoding="utf-8").split("\n")[:-1]
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is not there: that label subset has not been drawn.\n"
+            f"  Name {fraction} in finetune.label_fractions and run: dvc repro subsets@{fraction}"
+        ) from None

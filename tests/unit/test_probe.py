@@ -10,6 +10,7 @@ import yaml
 
 from stages import probe, shard, subsets
 from stages.data.images import encode_png
+from stages.errors import UserError
 from stages.evaluation.features import state_digest
 from stages.params import Params, load_params
 from stages.training.classifier import labelled_keys, open_split
@@ -63,6 +64,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def params(made: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     monkeypatch.chdir(made)
     return load_params()
+
+
+def test_a_label_subset_that_was_not_drawn_is_told(params: Params):
+    with pytest.raises(UserError, match=r"0.5/seed-0.txt is not there(.|\n)*subsets@0.5"):
+        labelled_keys("0.5", 0)
 
 
 def test_a_classifier_learns_and_its_encoder_stays_as_it_was(params: Params):

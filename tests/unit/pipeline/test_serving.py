@@ -3,11 +3,13 @@
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from pipeline import serving
+from pipeline import profiles, serving
+from pipeline.cli import main
 from pipeline.serving import check_server, is_loopback, serve, wait_for_server
 from stages.errors import UserError
 
@@ -97,6 +99,21 @@ def test_a_server_that_does_not_come_is_said_to_be_away(monkeypatch: pytest.Monk
         pytest.raises(UserError, match=rf"{url} does not answer(.|\n)*prefect server start"),
     ):
         wait_for_server()
+
+
+def test_a_run_at_a_server_that_is_gone_says_how_to_do_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(profiles.text_of("smoke"), encoding="utf-8")
+    monkeypatch.setattr(serving, "START_SECONDS", 0.0)
+    url = f"http://127.0.0.1:{free_port()}/api"
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    with (
+        temporary_settings({PREFECT_API_URL: url}),
+        pytest.raises(UserError, match=rf"{url} does not answer(.|\n)*or unset PREFECT_API_URL"),
+    ):
+        main(["run"])
 
 
 def test_a_server_that_answers_something_else_is_not_waited_for():
