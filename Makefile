@@ -7,6 +7,14 @@ RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 WHOLE := e2e or equality or kill or flow or browser
 ELSEWHERE := slow or gpu
 
+# A project that was downloaded as an archive; dvc's own words name no way on.
+define CHECK_GIT
+@git rev-parse --git-dir >/dev/null 2>&1 || { \
+	echo "error: $(CURDIR) is not a git repository, and dvc works in one only."; \
+	echo "  Get the project by git clone, or here: git init && git add --all && git commit -m downloaded"; \
+	exit 2; } >&2
+endef
+
 .PHONY: help setup reproduce report test lint format bench peers schema clean
 .DEFAULT_GOAL := help
 
@@ -17,10 +25,12 @@ setup: ## install the locked packages into .venv
 	@$(PYTHON) pipeline/bootstrap.py
 
 reproduce: setup ## the whole chain: images to report
+	$(CHECK_GIT)
 	@$(RUN) dvc repro
 	@$(RUN) python -m pipeline results
 
 report: setup ## bring the report up to date and show its table
+	$(CHECK_GIT)
 	@$(RUN) dvc repro report
 	@$(RUN) python -m pipeline results
 

@@ -107,6 +107,9 @@ def git(root: Path, *words: str) -> str:
 
 
 def _run_git(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["git", *words], cwd=root, capture_output=True, text=True, encoding="utf-8", check=False
-    )
+    try:
+        return subprocess.run(
+            ["git", *words], cwd=root, capture_output=True, text=True, encoding="utf-8", check=False
+        )
+    except FileNotFoundError:
+        raise UserError("git is not on PATH, and versions are git tags.\n  Install git") from None

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipeline.committed import git
 from pipeline.dvc import DvcFailed, Workspace
 from pipeline.registry import Registry, Version
 from stages.errors import UserError
@@ -151,7 +152,9 @@ def _push_tags(registry: Registry, asked: argparse.Namespace, name: str) -> int:
 
 
 def _registry() -> Registry:
-    return Registry(Workspace.here().root)
+    root = Workspace.here().root
+    git(root, "rev-parse", "HEAD")  # where there is none, gto has no words for it
+    return Registry(root)
 
 
 def row(one: Version) -> tuple[str, ...]:

@@ -195,6 +195,25 @@ def test_what_the_params_no_longer_ask_for_is_no_result_of_this_commit(trained: 
     assert Registry(trained).versions() == []
 
 
+def test_without_git_or_a_repository_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.yaml").write_text(GRAPH)
+    with pytest.raises(UserError, match="not a git repository"):
+        main(["models"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="git is not on PATH"):
+        main(["models"])
+
+
+def test_an_archive_without_git_is_told_before_dvc_is(tmp_path: Path, root: Path):
+    shutil.copy(root / "Makefile", tmp_path)
+    words = ["make", "reproduce", "PYTHON=true"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is not a git repository" in done.stderr
+    assert "git init && git add --all" in done.stderr
+
+
 def mistakes() -> list[tuple[tuple[str, ...], str]]:
     return [
         (("register", "finetunde"), "names no artifact finetunde; it names: finetuned, embeddings"),
