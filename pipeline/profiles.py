@@ -93,10 +93,10 @@ def replace_params(text: str, path: Path, *, force: bool = False) -> list[str]:
     before = read_values(path)
     if not force:
         refuse_to_lose(path, values)
-    elif would_be_lost(path, values):
-        path.replace(path.with_name(f"{path.name}.bak"))
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")  # on a full disk the old file stays where it is
+    if force and would_be_lost(path, values):
+        path.replace(path.with_name(f"{path.name}.bak"))
     partial.replace(path)
     return differences(before, values)
 

@@ -110,6 +110,15 @@ def test_values_kept_nowhere_else_are_not_overwritten(tmp_path: Path):
     assert path.read_text() == profiles.text_of("smoke")
 
 
+def test_what_can_not_be_written_leaves_the_old_file_where_it_is(tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text("profile: mine\n", encoding="utf-8")
+    path.with_name("params.yaml.partial").mkdir()  # as a full disk: the new file can't be made
+    with pytest.raises(OSError, match="partial"):
+        profiles.switch("smoke", path, force=True)
+    assert path.read_text(encoding="utf-8") == "profile: mine\n"
+
+
 def test_values_in_a_commit_may_be_overwritten(tmp_path: Path):
     path = tmp_path / "params.yaml"
     path.write_text(profiles.text_of("quick").replace("temperature: 0.2", "temperature: 0.15"))
