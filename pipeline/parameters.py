@@ -17,18 +17,19 @@ Push = Literal["auto", "always", "never"]
 
 
 class ChainParameters(BaseModel, extra="forbid"):
-    """What to bring up to date, and how; the form on the Prefect page."""
+    """What to bring up to date, and how."""
 
     targets: Annotated[
         list[str],
-        Field(description="stages to bring up to date, with all before them; none: every stage"),
+        Field(
+            description="stages to bring up to date, with all before them, like finetune or "
+            "finetune@0.01; none: every stage"
+        ),
     ] = []
     profile: Annotated[
-        str | None,
-        Field(
-            description="run with this profile in place of params.yaml, which stays as it is",
-            json_schema_extra={"enum": [*profiles.names(), None]},
-        ),
+        # The names stand beside `str`, where the form looks for what to offer.
+        Annotated[str, Field(json_schema_extra={"enum": [*profiles.names()]})] | None,
+        Field(description="run with this profile in place of params.yaml, which stays as it is"),
     ] = None
     overrides: Annotated[
         dict[str, Any],

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 BUSY = 503  # another one writes to the server's database just now; clients ask again
+IN_HALF_A_DAY = f"0 {(datetime.now(UTC).hour + 12) % 24} * * *"
 IDENTITY = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
 
 
@@ -94,6 +96,12 @@ class Server:
     def run(self, flow_run: str) -> dict[str, Any]:
         return self(f"/flow_runs/{flow_run}", method="GET")
 
+    def planned(self) -> list[dict[str, Any]]:
+        """The runs that schedules will start, the next one first."""
+        scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+        runs = self("/flow_runs/filter", {**scheduled, "sort": "EXPECTED_START_TIME_ASC"})
+        return [run for run in runs if run["auto_scheduled"]]
+
     def state(self, flow_run: str) -> str:
         return self.run(flow_run)["state"]["name"]
 
@@ -105,7 +113,7 @@ class Server:
 
 
 class Served:
-    """`python -m pipeline serve` in a folder."""
+    """`python -m pipeline serve` in a folder, on a schedule whose hour no test sees."""
 
     def __init__(self, folder: Path, server: Server, root: Path) -> None:
         self.folder, self.server = folder, server
@@ -117,7 +125,7 @@ class Served:
         with log.open("ab") as output:
             start = output.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline", "serve"],
+                [sys.executable, "-m", "pipeline", "serve", "--cron", IN_HALF_A_DAY],
                 cwd=self.folder,
                 env=self.env,
                 stdout=output,

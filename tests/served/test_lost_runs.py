@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_WORKER_QUERY_SECONDS
 
+from pipeline.serving import ON_SCHEDULE
 from tests.served.conftest import (
     IDENTITY,
+    IN_HALF_A_DAY,
     Served,
     Server,
     alive_in,
@@ -85,6 +87,9 @@ def test_killed_run_is_tried_again_and_continues_at_its_step(
 ):
     served = serve(folder)
     run = served.create_run()
+    planned = wait_for(server.planned, 90, "what the schedule will start")
+    assert int(planned[0]["expected_start_time"][11:13]) == int(IN_HALF_A_DAY.split()[1])
+    assert planned[0]["parameters"] == ON_SCHEDULE
     wait_for(lambda: trains(folder, 5), 90, "training")
     flow = served.flow_process(run)
     assert flow is not None

@@ -91,11 +91,14 @@ def test_postgres_server_and_worker_as_the_compose_file_sets_them_run_the_chain(
         )
         prefect("deployment", "run", "simclr-chain/nightly")
 
-        def ended() -> Any:
-            states = [run["state"] for run in server.runs() if not run["auto_scheduled"]]
+        def ended(name: str) -> Any:
+            deployment = server.ask("GET", f"/deployments/name/{name}")["id"]
+            states = [run["state"] for run in server.runs() if run["deployment_id"] == deployment]
             return next((state for state in states if state["type"] == "COMPLETED"), None)
 
-        state = server.wait_for(ended, 240)
+        looked = server.wait_for(lambda: ended("simclr-lost-runs/lost-runs"), 240)
+        assert looked["message"] == "no run was lost"  # the server asked, as the worker started
+        state = server.wait_for(lambda: ended("simclr-chain/nightly"), 240)
         assert state["message"].startswith("5 stages are up to date; new results of ")
         assert Path("score-0.1").read_text() == "5"
     finally:
