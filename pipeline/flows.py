@@ -60,6 +60,7 @@ def simclr_chain(parameters: ChainParameters = EVERYTHING) -> Any:
     try:
         with on_record(flow_run.id):
             Page().show(lambda: look_after_lost_runs(but=flow_run.id))
+            params_of(project, parameters)  # a mistake shows before hours of waiting
             with turn_in(project.root, parameters.overlap):
                 return run_chain(project, parameters)
     except CancelledOnThePage as reason:
@@ -105,13 +106,23 @@ def workspace_for(project: Workspace, parameters: ChainParameters) -> Workspace:
     Raises:
         UserError: the params can't be used.
     """
+    text = params_of(project, parameters)
+    return project if text is None else workspace_of_params(project, text)
+
+
+def params_of(project: Workspace, parameters: ChainParameters) -> str | None:
+    """The params.yaml of a run with params of its own; None: those of the project are good.
+
+    Raises:
+        UserError: the params can't be used.
+    """
     if parameters.profile is None:
         load_params()
     if not parameters.has_own_params:
-        return project
+        return None
     file = project.root / PARAMS_FILE  # which a profile does without
     written = file.read_text(encoding="utf-8") if file.exists() else ""
-    return workspace_of_params(project, parameters.params_text(written))
+    return parameters.params_text(written)
 
 
 def summary(outcomes: Sequence[StageOutcome], new: Container[str]) -> str:

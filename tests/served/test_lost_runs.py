@@ -163,11 +163,12 @@ def test_training_goes_on_without_the_server_and_its_end_is_told_when_it_is_back
 @pytest.fixture
 def start_worker(folder: Path, server: Server) -> Iterator[Callable[[], Any]]:
     """Starts a worker of what prefect.yaml deploys."""
-    for words in (
-        ["work-pool", "create", "simclr", "--type", "process"],
-        ["--no-prompt", "deploy", "--all"],
-    ):
-        subprocess.run(["prefect", *words], cwd=folder, env=server.env, check=True, timeout=120)
+    for words in ("prefect work-pool create simclr --type process", "prefect deploy --all"):
+        # On a terminal, as a person does it, who is asked nothing.
+        command = ["script", "--quiet", "--return", "--command", words, "/dev/null"]
+        subprocess.run(
+            command, cwd=folder, env=server.env, stdin=subprocess.DEVNULL, check=True, timeout=120
+        )
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> "subprocess.Popen[bytes]":
