@@ -9,6 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.fit_labels import (
+    Labels,
+    choose_fractions,
+    deal_labels,
+    pass_over_labels,
+    scale_classifiers,
+)
 from stages.errors import UserError
 
 PROFILE_IMAGES, PROFILE_SIZE = 55_000, 28  # of Fashion-MNIST, for which the profiles were made
@@ -23,6 +30,11 @@ FEWEST_EPOCHS = 40
 MOST_EPOCHS = {"quick": 300, "gpu": 800}
 LARGEST_SIZE = {"quick": 96, "gpu": 224}
 PIXELS_PER_MINUTE = 1e8  # quick's pretraining: 22 epochs of 55,000 images of 28 x 28 in 9.5 minutes
+TAPS = 4  # pixels that the official resize reads for each it makes, along each side
+RESIZED = (
+    *("evaluation", "pretrain.views", "finetune.views", "distill.views"),
+    *("semisup.weak_views", "semisup.strong_views"),
+)
 SHARD_BYTES = 256 * 2**20
 
 
@@ -39,23 +51,6 @@ class Fit:
     reasons: list[str]
 
 
-@dataclass(frozen=True)
-class Labels:
-    """How the labelled images are dealt out.
-
-    Attributes:
-        n_train: images to train on, with and without a label.
-        labelled: of them with a label.
-        fewest: labelled ones of the smallest class.
-        n_classes: of the source.
-    """
-
-    n_train: int
-    labelled: int
-    fewest: int
-    n_classes: int
-
-
 def fit(found: Mapping[str, Any], profile: Mapping[str, Any], why_profile: str) -> Fit:
     """Decide every value that depends on the images.
 
@@ -69,11 +64,13 @@ def fit(found: Mapping[str, Any], profile: Mapping[str, Any], why_profile: str) 
     """
     values: dict[str, Any] = {f"data.{key}": value for key, value in found["data"].items()}
     reasons = [_what_was_found(found), f"profile {profile['profile']}: {why_profile}"]
-    labels = _deal_labels(found, values, reasons)
+    labels = deal_labels(found, values, reasons)
     size = _choose_size(found, profile, labels, values, reasons)
     _choose_colours(found, size, values, reasons)
-    _choose_fractions(labels, profile, values, reasons)
+    _choose_resize(found, size, profile, values, reasons)
+    fractions = choose_fractions(labels, profile, values, reasons)
     _scale_work(size, profile, labels, values, reasons)
+    pass_over_labels(fractions, profile, values, reasons)
     bytes_each = max(found["bytes_each"], 1)
     per_shard = min(profile["data"]["images_per_shard"], int(SHARD_BYTES / bytes_each) or 1)
     values["data.images_per_shard"] = _rounded(per_shard)
@@ -94,54 +91,6 @@ def _what_was_found(found: Mapping[str, Any]) -> str:
         f"source {found['data']['source']}: {layout}; {found['images']:,} images, {labelled:,} "
         f"of them labelled, {len(names)} classes ({shown})"
     )
-
-
-def _deal_labels(found: Mapping[str, Any], values: dict[str, Any], reasons: list[str]) -> Labels:
-    """Sizes of the splits that the source does not bring, and what they leave to train on."""
-    per_class = found["per_class"]
-    names = found["class_names"]
-    n_classes = len(names)
-    own = [per_class[side] for side in ("not said", "train") if side in per_class]
-    pool = [sum(counts) for counts in zip(*own, strict=True)] or [0] * n_classes
-    drawn = [side for side in ("test", "validation") if side not in per_class]
-    least = 1 + len(drawn)
-    short = [
-        f"{name} has {count}" for name, count in zip(names, pool, strict=True) if count < least
-    ]
-    if short:
-        more = f" and {len(short) - 5} more" if len(short) > 5 else ""
-        raise UserError(
-            f"too few labels: {', '.join(short[:5])}{more}.\n  Each class needs {least} labelled "
-            f"images or more, one each for {' and for '.join(['training', *drawn])}. "
-            "Label more, or take the class out."
-        )
-    total = sum(pool)
-    if "test" in drawn:
-        share = min(max(5 * n_classes / total, 0.15), 0.3)
-        share = max(round(share, 2), -(-1000 * n_classes // total) / 1000)
-        held = int(share * total)
-        values["data.test_fraction"] = share
-        reasons.append(
-            f"test_fraction {share:g}: {held:,} labelled images to report on, as the source names "
-            f"no test images (0.15, more where that is fewer than 5 a class)"
-        )
-    else:
-        held = 0
-        reasons.append(f"test: the source's own {sum(per_class['test']):,} images")
-    rest = total - held
-    wanted = max(rest // 10, min(5 * n_classes, rest // 5), n_classes)
-    validation = max(min(wanted, 5000, rest - n_classes), 1)
-    values["data.validation_images"] = validation
-    if "validation" in drawn:
-        rest -= validation
-        reasons.append(
-            f"validation_images {validation}: a tenth of the labels left, at least 5 a class "
-            "where there are enough, at most 5,000"
-        )
-    else:
-        reasons.append(f"validation: the source's own {sum(per_class['validation']):,} images")
-    n_train = found["unlabelled"] + rest
-    return Labels(n_train, rest, max(int(min(pool) * rest / total), 1), n_classes)
 
 
 def _choose_size(
@@ -223,30 +172,25 @@ def _choose_colours(
     )
 
 
-def _choose_fractions(
-    labels: Labels, profile: Mapping[str, Any], values: dict[str, Any], reasons: list[str]
+def _choose_resize(
+    found: Mapping[str, Any],
+    size: int,
+    profile: Mapping[str, Any],
+    values: dict[str, Any],
+    reasons: list[str],
 ) -> None:
-    """Label fractions that every class can fill and that differ by half or more."""
-    each = max(k for k in (1, 2, 5, 10) if k == 1 or 2 * k <= labels.fewest)
-    chosen: dict[Any, int] = {f"{each}_per_class": each * labels.n_classes}
-    for share in (0.01, 0.1, 1.0):
-        count = int(share * labels.labelled)
-        enough = count >= 2 * labels.n_classes or share == 1.0
-        if enough and all(
-            count >= 1.5 * other or other >= 1.5 * count for other in chosen.values()
-        ):
-            chosen[share] = count
-    if len(chosen) > 3 and 1.0 in chosen and profile["profile"] == "quick":
-        del chosen[1.0]  # as the profile: where labels are many, the question is about few
-    values["finetune.label_fractions"] = list(chosen)
-    values["finetune.label_lists"] = {}
-    for stage in ("finetune", "supervised"):  # tuned on the images that the profile was made for
-        if profile[stage].get("overrides"):
-            values[f"{stage}.overrides"] = {}
-    shown = ", ".join(f"{fraction} ({count:,} labels)" for fraction, count in chosen.items())
+    """A resize that reads every pixel, where the official one would pass over most of them."""
+    median = round(found["shorter_side"][2])
+    if median <= TAPS * size:
+        return
+    kernel = "bicubic_antialias"
+    for key in RESIZED:
+        values[f"{key}.resize"] = kernel
+    grid = profile["supervised"]["views_grid"]
+    values["supervised.views_grid"] = [{**views, "resize": kernel} for views in grid]
     reasons.append(
-        f"label_fractions {shown}: of {labels.labelled:,} training labels, {labels.fewest:,} in "
-        "the smallest class; those with two of each class or more, half as large again as the last"
+        f"resize {kernel}: {median} pixels become {size}, and the official kernel reads {TAPS} for "
+        "each, so most would count for nothing"
     )
 
 
@@ -285,7 +229,7 @@ def _scale_work(
         fitted = written * PROFILE_IMAGES / cost / labels.n_train
         values[f"distill.{student}.duration"] = _epochs(min(max(fitted, 0.5), 60))
     values["distill.batch_size"] = min(batch, profile["distill"]["batch_size"])
-    _scale_classifiers(cost, profile, values, reasons)
+    scale_classifiers(cost, profile, values, reasons)
 
 
 def _fit_memory(
@@ -302,35 +246,6 @@ def _fit_memory(
     elif size < written["size"]:
         values["pretrain.memory.size"] = size
         reasons.append(f"memory {size:,} keys: at most a quarter of the images")
-
-
-def _scale_classifiers(
-    cost: float, profile: Mapping[str, Any], values: dict[str, Any], reasons: list[str]
-) -> None:
-    """Fewer and smaller steps on labels where an image costs more than the profile's."""
-    if cost <= 1:
-        return
-    fitted = {}
-    for stage in ("finetune", "supervised"):
-        batch = profile[stage]["batch_size"]
-        fitted_batch = max(batch // 2, 32) if cost > 2 else batch
-        faster = cost * fitted_batch / batch
-        section = profile[stage]
-        key = "duration" if stage == "finetune" else "duration_grid"
-        durations = [section[key]] if stage == "finetune" else section[key]
-        steps = [_fewer_steps(duration, faster) for duration in durations]
-        values[f"{stage}.batch_size"] = fitted_batch
-        values[f"{stage}.{key}"] = steps[0] if stage == "finetune" else list(dict.fromkeys(steps))
-        values[f"{stage}.warmup"] = _fewer_steps(section["warmup"], faster, least=10)
-        fitted[stage] = f"{stage} {' or '.join(dict.fromkeys(steps))} of {fitted_batch}"
-    reasons.append(f"{', '.join(fitted.values())}: an image costs {cost:.1f} times the profile's")
-
-
-def _fewer_steps(duration: str, faster: float, least: int = 100) -> str:
-    number, unit = duration.split()
-    if unit != "steps":
-        return duration
-    return f"{min(max(round(float(number) / faster), least), round(float(number)))} steps"
 
 
 def budget_of(profile: Mapping[str, Any]) -> float:

@@ -140,6 +140,40 @@ def test_every_class_can_fill_every_label_fraction(per_class: list[int], fractio
     assert made.values["finetune.label_fractions"] == fractions
 
 
+@pytest.mark.parametrize("profile", ["quick", "gpu"])
+@pytest.mark.parametrize("per_class", [[1500, 700], [5000] * 10, [20] * 3])
+def test_nets_pass_over_many_labels_as_often_as_those_of_the_profiles(
+    profile: str, per_class: list[int]
+):
+    names = [f"class {number}" for number in range(len(per_class))]
+    params, made = decided(
+        profile,
+        per_class={"not said": per_class},
+        class_names=names,
+        images=sum(per_class),
+        unlabelled=0,
+    )
+    n_train = sum(per_class) - int(sum(per_class) * params.data.test_fraction)
+    n_train -= params.data.validation_images
+    ours, theirs = params.finetune, params.supervised
+    for fraction in ours.label_fractions:
+        each, _, per = fraction.partition("_")
+        labels = int(each) * len(per_class) if per else int(float(each) * n_train)
+        durations = [ours.duration, theirs.duration_grid[-1]]
+        if fraction in ours.overrides:
+            durations[0] = ours.overrides[fraction].duration or ""
+        if fraction in theirs.overrides:
+            durations[1] = (theirs.overrides[fraction].duration_grid or [""])[-1]
+        for duration, batch, passes in zip(
+            durations, (ours.batch_size, theirs.batch_size), (16, 24), strict=True
+        ):
+            batch_size = min(batch, labels)
+            steps = duration_in_steps(duration, labels, batch_size)
+            assert (steps + passes) * batch_size >= passes * labels  # an epoch is of whole batches
+    told = [reason for reason in made.reasons if "fewer passes over the labels" in reason]
+    assert len(told) == bool(ours.overrides or theirs.overrides)
+
+
 def test_splits_of_the_source_are_kept():
     params, made = decided(per_class={"train": [50] * 4, "test": [9] * 4, "validation": [5] * 4})
     assert params.data.test_fraction == 0.15
@@ -165,6 +199,25 @@ def test_grey_pictures_get_no_colour_jitter_and_colour_ones_do():
     assert (grey.data.channels, grey.pretrain.views.hue) == (1, 0.0)
     assert (colour.data.channels, colour.pretrain.views.hue) == (3, 0.2)
     assert colour.pretrain.views.grayscale_probability == 0.2
+
+
+@pytest.mark.parametrize("profile", ["quick", "gpu"])
+def test_large_pictures_are_resized_with_every_pixel_counting(profile: str):
+    few, made = decided(profile, shorter_side=[224] * 5)
+    assert few.data.image_size * 4 >= 224
+    large, made = decided(profile, shorter_side=[3000] * 5)
+    for params, kernel in ((few, None), (large, "bicubic_antialias")):
+        views = [params.pretrain.views, params.finetune.views, params.distill.views]
+        views += [params.semisup.weak_views, params.semisup.strong_views]
+        found = {view.resize for view in [*views, *params.supervised.views_grid]}
+        assert found | {params.evaluation.resize} == {kernel}
+    assert any(
+        reason.startswith("resize bicubic_antialias: 3000 pixels") for reason in made.reasons
+    )
+    profile_grid = yaml.safe_load(profiles.text_of(profile))["supervised"]["views_grid"]
+    assert [view.crop_area for view in large.supervised.views_grid] == [
+        tuple(views["crop_area"]) for views in profile_grid
+    ]
 
 
 def test_few_images_on_a_gpu_have_no_queue_that_outlives_an_epoch():
