@@ -10,11 +10,12 @@ Column = tuple[str, Callable[[StagePlan], str]]
 
 def as_text(plan: Plan, probe_seconds: float) -> str:
     counts, hardware = plan.counts, plan.hardware
+    cores = f"{hardware.cores} core{'' if hardware.cores == 1 else 's'}"
     rows = [[title for title, _ in COLUMNS]]
     rows += [[show(stage) for _, show in COLUMNS] for stage in plan.stages]
     widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
     lines = [
-        f"Profile {plan.profile} on {hardware.gpu or f'{hardware.cores} cores'}: "
+        f"Profile {plan.profile} on {hardware.gpu or cores}: "
         f"{counts.train:,} training, {counts.validation:,} validation and {counts.test:,} test "
         f"images ({counts.known_from})",
         "",

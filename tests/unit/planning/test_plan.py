@@ -22,6 +22,7 @@ from stages.planning.counts import Counts, count_images
 from stages.planning.estimate import Plan, StagePlan, makespan, shares_of, states_kept, warnings_of
 from stages.planning.machine import Hardware
 from stages.planning.rates import Machine
+from stages.planning.table import as_text
 from stages.planning.trainings import Work
 from stages.planning.work import work_of
 from stages.training.runtime import Runtime
@@ -230,6 +231,12 @@ def test_a_probe_that_learns_by_sgd_costs_its_images(root: Path):
     probe: Work = works[f"probe@{params_of(root, 'imagenet_v1').finetune.label_fractions[0]}"]
     assert probe.probed == ()
     assert probe.answered[0][2] > 0
+
+
+@pytest.mark.parametrize(("cores", "words"), [(1, "on 1 core: 55,000"), (2, "on 2 cores: 55,000")])
+def test_the_machine_of_a_plan_reads_well(cores: int, words: str):
+    planned = a_plan()
+    assert words in as_text(replace(planned, hardware=replace(planned.hardware, cores=cores)), 1.0)
 
 
 def test_amounts_read_well():
