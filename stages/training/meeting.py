@@ -1,5 +1,6 @@
 """Where hosts that train together find each other."""
 
+import errno
 import socket
 import time
 from dataclasses import dataclass, field
@@ -45,8 +46,11 @@ class Meeting:
         family, there = _resolved(host.strip("[]"), int(port))
         own = _interfaces()
         address = _own_address_towards(family, there)
+        is_host = there[0] in own if is_here is None else is_here
+        if is_host:
+            _require_free(family, there)
         settings = {
-            "is_host": there[0] in own if is_here is None else is_here,
+            "is_host": is_host,
             "timeout": MEET_SECONDS,
             "join_timeout": MEET_SECONDS,
             "read_timeout": MEET_SECONDS,
@@ -69,6 +73,26 @@ def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
                     f"({error.strerror}).\n  Name a host that all others can reach, or its address."
                 ) from None
             time.sleep(1)
+
+
+def _require_free(family: socket.AddressFamily, place: Any) -> None:
+    """Nobody listens at an address of this host; torch would only say that hosts did not meet.
+
+    Raises:
+        UserError: somebody does.
+    """
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(place)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                return  # the store's own words fit better
+            raise UserError(
+                f"port {place[1]} of this host, which runtime.meet_at names, is in use: by another "
+                "program, or by this very command, which runs once on each host.\n  End that one "
+                "or write another port; several processes on one host are runtime.processes."
+            ) from None
 
 
 def _interfaces() -> dict[str, str]:

@@ -4,6 +4,7 @@ import os
 import selectors
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -59,8 +60,15 @@ def test_the_ends_of_many_become_one(
         raise ended
 
 
+def test_a_port_that_is_taken_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"port {port} of this host(.|\n)*is in use"):
+            Meeting.at(f"127.0.0.1:{port}")
+
+
 def test_the_host_whose_address_is_met_at_keeps_the_store():
-    assert Meeting.at("127.0.0.1:29500").settings["is_host"]
+    assert Meeting.at("127.0.0.1:0").settings["is_host"]
     assert not Meeting.at("192.0.2.7:29500").settings["is_host"]  # kept for documentation
 
 
