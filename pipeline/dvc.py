@@ -48,6 +48,11 @@ OF_A_COPY = "core.no_scm=true\ncache.type=copy\n"
 _CTRL_C = {-signal.SIGINT, 128 + signal.SIGINT}
 _EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)")
 _RAN = re.compile(r"Running stage '([^']+)'")
+# What dvc tells a person who typed the command; a run sends its results itself.
+_ADVICE = re.compile(
+    r"To (track the changes with git|enable auto staging), run:"
+    r"|\s+(git add|dvc config) |Use `dvc push`"
+)
 _MISSING = "do not exist neither locally nor on remote"
 _IN_USE = re.compile(r"is busy, it is being blocked by:")
 _EDGE = re.compile(r'\s*"(?P<first>[^"]+)"(?:\s*->\s*"(?P<second>[^"]+)")?\s*;?\s*$')
@@ -293,7 +298,7 @@ class Workspace:
 
         def heard(line: str) -> None:
             lines.append(line)
-            if line.strip():
+            if line.strip() and not _ADVICE.match(line):
                 on_line(line)
 
         env = {**environment(), **variables}

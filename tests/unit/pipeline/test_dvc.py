@@ -114,6 +114,8 @@ def test_stages_run_once_then_are_cached_and_tell_their_numbers(checkout: Path):
 
     heard: list[str] = []
     assert workspace.reproduce("shard", heard.append).status == "ran"
+    assert not [line for line in heard if "git add" in line or "dvc push" in line]
+    assert "git add" in Path("runs/logs/shard.log").read_text()
     assert "Running stage 'shard':" in heard
     assert workspace.metrics("shard") == {"shard": {"images": 3}}
     assert workspace.reproduce("shard", heard.append).status == "cached"
