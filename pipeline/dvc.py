@@ -184,6 +184,15 @@ class Workspace:
             )
             self._answer(["remote", "modify", "--local", remote, "url", url])
 
+    def bring_products(self) -> None:
+        """The products that dvc.lock names, from the cache; what is not there has to be made.
+
+        dvc would find them by itself, in its run cache, were it not for outs that git keeps: of a
+        stage that has one, other than metrics and plots, it takes no note there.
+        """
+        with suppress(DvcFailed):
+            self._answer(["checkout", "--allow-missing"])
+
     def take_results(self, other: "Workspace", *, force: bool = False) -> None:
         """Make the results of another workspace, which shares our cache, our own.
 

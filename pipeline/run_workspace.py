@@ -4,7 +4,8 @@ Why not a dvc experiment: `dvc exp run` brings the whole graph up to date as one
 temporary copy whose working state is gone when it ends, so that neither the tasks of the page nor
 a resume would be left. This one is a git worktree of the current commit with the uncommitted
 changes on top, named by its params: the same params come back to the same place and continue.
-It shares dvc's cache, so what has been computed anywhere is not computed again.
+It shares dvc's cache and starts with the project's products, so that what the params leave as it
+is there is not computed again.
 """
 
 import filecmp
@@ -44,10 +45,13 @@ def workspace_of_params(project: Workspace, text: str) -> Workspace:
     """
     values = yaml.safe_load(text)
     root = project.root / FOLDER / folder_name(values)
+    is_new = not (root / ".git").exists()
     bring_code(project.root, root, values)
     (root / PARAMS_FILE).write_text(text, encoding="utf-8")
     workspace = Workspace(root)
     workspace.share_cache(project)
+    if is_new:  # later it has products of its own
+        workspace.bring_products()
     return workspace
 
 

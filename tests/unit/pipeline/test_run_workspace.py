@@ -19,9 +19,11 @@ from stages.params import load_params
 GRAPH = r"""
 stages:
   shard:
-    cmd: mkdir -p data metrics && cp source data/images && echo '{"images":3}' > metrics/shard.json
+    cmd:
+      - mkdir -p data metrics && cp source data/images && echo '{"images":3}' > metrics/shard.json
+      - echo '{"seconds":1}' > metrics/shard.run.json
     deps: [source]
-    outs: [data/images]
+    outs: [data/images, metrics/shard.run.json: {cache: false}]
     metrics: [metrics/shard.json: {cache: false}]
   train:
     cmd: mkdir -p model && echo ${pretrain.seed} > model/seed && ls photos > model/photos
@@ -81,6 +83,7 @@ def test_run_works_beside_the_project_and_is_applied_when_asked(project: Workspa
     assert (beside.root / "new.py").exists()
     assert not (beside.root / "obsolete.py").exists()
 
+    assert beside.changed() == {"train"}
     assert beside.reproduce("shard", lambda _: None).status == "cached"  # from the shared cache
     assert beside.reproduce("train", lambda _: None).status == "ran"
     assert (beside.root / "model/seed").read_text() == "7\n"
