@@ -85,7 +85,7 @@ def provenance_facts(study: Study) -> list[tuple[str, list[str]]]:
 
 def machine_words(run: Record) -> str:
     words = [str(run["processor"])] if run.get("processor") else []
-    words += [f"{run['cores']} cores"] if run.get("cores") else []
+    words += [f"{run['cores']} core{'' if run['cores'] == 1 else 's'}"] if run.get("cores") else []
     return ", ".join([*words, *([str(run["device"])] if run.get("device") else [])])
 
 

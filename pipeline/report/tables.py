@@ -4,7 +4,7 @@ import csv
 import io
 from html import escape
 
-from pipeline.report.methods import Method, fraction_title
+from pipeline.report.methods import Method, finetuned, fraction_title
 from pipeline.report.results import Result, Study
 from pipeline.report.verdict import gain_at
 
@@ -13,6 +13,7 @@ COLUMNS = (
     *("validation_mean", "file"),
 )
 NOT_RUN = "not run yet"
+NOT_ASKED = "\N{EN DASH}"
 
 
 def csv_text(study: Study) -> str:
@@ -85,7 +86,8 @@ def markdown_table(study: Study) -> str:
         cells = []
         for fraction in study.fractions:
             result = study.results.get((method.name, fraction))
-            text = NOT_RUN if result is None else percent(result.mean, spread(result))
+            text = without_result(study, method, fraction)
+            text = percent(result.mean, spread(result)) if result else text
             text = f"**{text}**" if result and best[fraction] == method.name else text
             cells.append(f"{text} ◆" if chosen[fraction] == method.name else text)
         lines.append(f"| {method.title} | {' | '.join(cells)} |")
@@ -93,6 +95,14 @@ def markdown_table(study: Study) -> str:
         guess = " | ".join([percent(study.guessing)] * len(titles))
         lines.append(f"| *Guessing* | {guess} |")
     return "\n".join(lines)
+
+
+def without_result(study: Study, method: Method, fraction: str) -> str:
+    """What stands where a number would: params may ask for fewer layers at a label fraction."""
+    layers = study.params.finetune.layers_at(fraction)
+    if method.name.startswith("finetune") and method not in map(finetuned, layers):
+        return NOT_ASKED
+    return NOT_RUN
 
 
 def html_table(study: Study) -> str:
@@ -131,7 +141,7 @@ def _row(study: Study, method: Method) -> str:
 def _cell(study: Study, method: Method, fraction: str) -> str:
     result = study.results.get((method.name, fraction))
     if result is None:
-        return f'<td class="missing">{NOT_RUN}</td>'
+        return f'<td class="missing">{without_result(study, method, fraction)}</td>'
     text = percent(result.mean)
     deviation = spread(result)
     if deviation is not None:

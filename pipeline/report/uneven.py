@@ -9,12 +9,11 @@ from statistics import fmean, stdev
 from pipeline.report.comparison import Difference, compare, interval_words, points
 from pipeline.report.methods import Method, labels_phrase
 from pipeline.report.results import Study
-from pipeline.report.tables import NOT_RUN, column_title, percent
+from pipeline.report.tables import NOT_ASKED, column_title, percent, without_result
 from pipeline.report.verdict import gain_at
 
 UNEVEN = 1.25  # times an even share, that the commonest class of the test images has
 MEASURE = "macro_f1"
-DASH = "\N{EN DASH}"
 
 
 def is_uneven(study: Study) -> bool:
@@ -85,9 +84,9 @@ def _cells(study: Study, method: Method) -> list[str]:
     for fraction in study.fractions:
         result = study.results.get((method.name, fraction))
         if result is None:
-            cells.append(NOT_RUN)
+            cells.append(without_result(study, method, fraction))
             continue
         values = [*result.by_seed(MEASURE).values()]
         spread = stdev(values) if len(values) > 1 else None
-        cells.append(percent(fmean(values), spread) if values else DASH)
+        cells.append(percent(fmean(values), spread) if values else NOT_ASKED)
     return cells

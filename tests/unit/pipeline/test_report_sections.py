@@ -21,6 +21,7 @@ from pipeline.report.tables import anchor
 from pipeline.report.uneven import differences
 from pipeline.report.verdict import gain_at
 from stages.errors import UserError
+from stages.params import check_params
 from tests.unit.pipeline.study_files import (
     LABELS,
     quick_params,
@@ -128,6 +129,24 @@ def test_uneven_test_classes_get_a_table_of_macro_f1(whole: Path, tmp_path: Path
         assert "naming the commonest each time is right for 52.6%" in text
         assert f"by macro F1: {points(few.mean)} points with 10 labels per class" in text
         assert f"{100 * fmean(values):.1f} ± {100 * stdev(values):.1f}" in text
+
+
+def test_a_layer_that_a_fraction_leaves_out_is_not_told_as_not_run(tmp_path: Path):
+    params = quick_params()
+    fewer = params.model_dump(mode="json")
+    fewer["finetune"]["overrides"] = {"0.1": {"layers": [1]}}
+    write_study(tmp_path, params)
+    for name in ("0.1.json", "0.1.run.json"):
+        path = tmp_path / "metrics/finetune" / name
+        record = json.loads(path.read_text())
+        record.pop("finetune_layer_0", None)
+        rows = [row for row in record.get("rows", ()) if row["method"] != "finetune_layer_0"]
+        path.write_text(json.dumps(record | {"rows": rows}))
+    assert "not run yet" in results_table(tmp_path, params)
+    table = results_table(tmp_path, check_params(fewer))
+    assert "not run yet" not in table
+    row = next(line for line in table.splitlines() if "head layer 0" in line)
+    assert row.endswith("| \N{EN DASH} |")
 
 
 def test_students_stand_beside_their_own_teachers(tmp_path: Path):
