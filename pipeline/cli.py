@@ -329,7 +329,7 @@ def _line(problem: "ErrorDetails") -> str:
 def _apply(asked: argparse.Namespace) -> int:
     project = Workspace.here()
     if asked.name is None:
-        print("\n".join(run_workspace.names_of(project)) or "no run had params of its own yet")
+        print(run_workspace.listing(project) or "no run had params of its own yet")
         return 0
     changes = run_workspace.apply(project, asked.name, force=asked.force)
     print("\n".join(changes) if changes else "no value changed")

@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Collection, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from stages.params import PARAMS_FILE
 FOLDER = Path("runs/workspaces")
 RESULTS = ("metrics/", "plots/", "dvc.lock", "params.yaml")  # a workspace has its own of these
 DOWNLOADS = Path("data/raw")
+SHOWN_CHANGES = 4  # of a workspace's params, where several are listed
 PROFILE = re.compile(r"\w[\w.-]*")
 
 
@@ -157,6 +159,20 @@ def names_of(project: Workspace) -> list[str]:
     """The workspaces there are, the one used last first."""
     found = [path.parent for path in (project.root / FOLDER).glob("*/params.yaml")]
     return [path.name for path in sorted(found, key=used_at, reverse=True)]
+
+
+def listing(project: Workspace) -> str:
+    """The workspaces there are, for people: what is other than in params.yaml, and since when."""
+    written = profiles.read_values(project.root / PARAMS_FILE)
+    lines = []
+    for name in names_of(project):
+        root = project.root / FOLDER / name
+        changes = profiles.differences(written, profiles.read_values(root / PARAMS_FILE))
+        used = datetime.fromtimestamp(used_at(root)).astimezone()
+        lines += [f"{name}  {used:%Y-%m-%d %H:%M}", *changes[:SHOWN_CHANGES]]
+        if len(changes) > SHOWN_CHANGES:
+            lines.append(f"  and {len(changes) - SHOWN_CHANGES} more")
+    return "\n".join(lines)
 
 
 def used_at(root: Path) -> float:

@@ -11,7 +11,13 @@ from pipeline.dvc import Workspace
 from pipeline.flows import workspace_for
 from pipeline.holder import hold
 from pipeline.parameters import ChainParameters
-from pipeline.run_workspace import apply, folder_name, names_of, workspace_of_params
+from pipeline.run_workspace import (
+    apply,
+    folder_name,
+    listing,
+    names_of,
+    workspace_of_params,
+)
 from stages.errors import UserError
 from stages.params import load_params
 
@@ -95,6 +101,9 @@ def test_run_works_beside_the_project_and_is_applied_when_asked(project: Workspa
     again = workspace_with_seed(project, 7)
     assert again.root == beside.root
     assert names_of(project) == [beside.root.name]
+    name, change = listing(project).splitlines()
+    assert name.startswith(f"{beside.root.name}  20")
+    assert change == f"  pretrain.seed: {seed} -> 7"
     with pytest.raises(UserError, match="no profile and in no git commit"):
         apply(project, beside.root.name)
     git("commit", "-qm", "mine", "params.yaml")
