@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipeline.cli import parser
 from pipeline.report.into_file import results_table
-from stages.params import Params, load_params
+from stages.params import Params, check_params, load_params
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "pipeline/docs").glob("*.md"))]
+PARAMS_FILES = sorted((ROOT / "pipeline/docs").glob("*.params.yaml"))
 CODE = re.compile(r"`([^`\n]+)`")
 FILE = re.compile(r"((?:stages|pipeline|tests)/[\w./-]*\.\w+)(?:::(\w+))?")
 PARAM = re.compile(rf"(?:{'|'.join(Params.model_fields)})(?:\.\w+)+")
@@ -95,6 +97,14 @@ def test_links_of_a_page_lead_to_one_of_its_headings_or_a_file(page: Path):
         )
     ]
     assert broken == []
+
+
+@pytest.mark.parametrize("file", PARAMS_FILES, ids=lambda file: file.name)
+def test_params_that_a_page_offers_are_good_and_whole(file: Path):
+    written = yaml.safe_load(file.read_text(encoding="utf-8"))
+    check_params(written, file.name)
+    assert set(written) == set(Params.model_fields)
+    assert any(f"cp pipeline/docs/{file.name} params.yaml" in page.read_text() for page in PAGES)
 
 
 def test_every_known_trap_has_a_decision():
