@@ -95,7 +95,7 @@ def run_chain(project: Workspace, parameters: ChainParameters) -> State[tuple[di
         try:
             notify.send_word_if_better(workspace, list(graph), flow_run.name)
         except Exception as error:  # the results are there, whoever hears of them
-            get_run_logger().warning("no word was sent: %s", error)
+            get_run_logger().warning("no word was sent: %s", error, exc_info=True)
     statuses = {outcome.stage: outcome.status for outcome in outcomes}
     return Completed(message=message, data=(statuses, workspace.root.name))
 

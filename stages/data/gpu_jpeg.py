@@ -77,6 +77,8 @@ class GpuDecoder:
         places = [place for place, data in enumerate(files) if data is not None]
         try:
             decoded = self._decode([data for data in files if data is not None])
+        except torch.OutOfMemoryError:  # a RuntimeError, too, and of no file
+            raise
         except RuntimeError:  # it names no file: libjpeg decides about all of them
             places, decoded = [], []
         there = dict(zip(places, decoded, strict=True))

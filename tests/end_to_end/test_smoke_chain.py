@@ -118,12 +118,8 @@ def test_a_new_label_fraction_runs_only_what_is_new(project: Project):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`prefect server start`, with nothing in it yet."""
-    started = Server(tmp_path_factory.mktemp("prefect"))
-    try:
-        started.start()
+    with Server(tmp_path_factory.mktemp("prefect")) as started:
         yield started
-    finally:
-        started.kill()
 
 
 def run_on(server: Server, project: Project) -> tuple[float, dict[str, Any], dict[str, str]]:

@@ -61,6 +61,17 @@ class Server:
             )
         wait_for(self.is_up, 180, "server start")
 
+    def __enter__(self) -> "Server":
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
     def is_up(self) -> bool:
         assert self.process is not None
         log = self.home / "server.log"
@@ -178,12 +189,8 @@ def alive_in(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = Server(tmp_path_factory.mktemp("prefect"))
-    try:
-        started.start()
+    with Server(tmp_path_factory.mktemp("prefect")) as started:
         yield started
-    finally:
-        started.kill()
 
 
 @pytest.fixture

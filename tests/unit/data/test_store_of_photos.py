@@ -139,6 +139,20 @@ def test_what_a_decoder_of_batches_refuses_is_decoded_here(
         assert torch.equal(one, other)
 
 
+def test_a_gpu_that_is_full_is_not_taken_for_a_file_that_does_not_decode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = store_of(tmp_path, one_size=False, channels=3)
+    decoder = GpuDecoder(store, 3, torch.device("cpu"))
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("torchvision.io.decode_jpeg", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        decoder.images(FEW)
+
+
 def test_a_decoder_that_is_not_there_is_told_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

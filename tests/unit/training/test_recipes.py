@@ -1,5 +1,6 @@
 """Each value of params.yaml reaches the code that it is for."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 import yaml
 
 from stages.data.evaluation_views import EvaluationRecipe
+from stages.data.store import ImageStore
 from stages.data.views import ViewRecipe
 from stages.errors import UserError
 from stages.models.simclr import build_encoder
@@ -141,10 +143,13 @@ def test_views_on_a_gpu_need_one():
         loader_of(on_gpu, Runtime(torch.device("cpu")))
 
 
-def test_decoding_on_a_gpu_needs_one():
-    params = params_with()
+def test_decoding_on_a_gpu_needs_one(tmp_path: Path, make_noise_shards: Callable[..., Path]):
+    shards = make_noise_shards(tmp_path, per_class=8, side=8)
+    store = ImageStore.open(shards, "train", with_labels=False, channels=1, max_pixels=100)
+    params, cpu = params_with(), Runtime(torch.device("cpu"))
+    assert images_of(params, store, cpu) is store
     on_gpu = params.model_copy(
         update={"pretrain": params.pretrain.model_copy(update={"decode_on": "gpu"})}
     )
     with pytest.raises(UserError, match=r"decode_on: gpu, but training runs on cpu.\n  Write cpu"):
-        images_of(on_gpu, None, Runtime(torch.device("cpu")))  # type: ignore[arg-type]
+        images_of(on_gpu, store, cpu)
